@@ -1,0 +1,42 @@
+# faaskit_component(NAME SOURCES ... HEADERS ... DEPS ... PRIVATE_DEPS ...)
+#
+# One call per room: target faaskit_NAME, alias faaskit::NAME, installed as component NAME with an
+# export set of its own, so that a consumer who asks for one room needs only that room's dependencies.
+# HEADERS are the public ones, relative to the project's root (include/faaskit/...).
+# PRIVATE_ROOM: linked into other rooms, headers not installed (wire).
+function(faaskit_component name)
+  cmake_parse_arguments(ARG "PRIVATE_ROOM" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
+  set(headers ${ARG_HEADERS})
+  list(TRANSFORM headers PREPEND ${PROJECT_SOURCE_DIR}/)
+
+  if(ARG_PRIVATE_ROOM)
+    add_library(faaskit_${name} STATIC ${ARG_SOURCES})
+  else()
+    add_library(faaskit_${name} ${ARG_SOURCES})
+  endif()
+  add_library(faaskit::${name} ALIAS faaskit_${name})
+  if(headers)
+    target_sources(faaskit_${name} PUBLIC
+      FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}/include FILES ${headers})
+  endif()
+  target_include_directories(faaskit_${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_compile_features(faaskit_${name} PUBLIC cxx_std_20)
+  target_link_libraries(faaskit_${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+  set_target_properties(faaskit_${name} PROPERTIES
+    EXPORT_NAME ${name}
+    CXX_EXTENSIONS OFF
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON
+    POSITION_INDEPENDENT_CODE ON
+    VERSION ${PROJECT_VERSION}
+    SOVERSION ${FAASKIT_SOVERSION}
+    VERIFY_INTERFACE_HEADER_SETS ON)
+  if(FAASKIT_INSTALL)
+    set_property(GLOBAL APPEND PROPERTY FAASKIT_COMPONENTS ${name})
+    if(headers)
+      install(TARGETS faaskit_${name} EXPORT faaskit-${name} FILE_SET HEADERS)
+    else()
+      install(TARGETS faaskit_${name} EXPORT faaskit-${name})
+    endif()
+  endif()
+endfunction()

@@ -1,0 +1,37 @@
+// LogSink: where a function's stdout and stderr go. The host reads the sandbox's pipe, so that output of
+// C extensions and of child processes is caught too.
+//
+// Thread safety: write() is called from any shard and must not block; it owns what it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "faaskit/core/export.h"
+#include "faaskit/core/ids.h"
+
+namespace faaskit {
+
+struct LogRecord {
+  std::string function;
+  SandboxId sandbox;
+  // Set if the bytes were written during an invocation; late output and init belong to the sandbox.
+  RequestId request;
+  std::string bytes;
+  // Bytes beyond the per-invocation bound, counted and not kept.
+  std::uint64_t lost_bytes = 0;
+};
+
+class FAASKIT_EXPORT LogSink {
+ public:
+  LogSink(const LogSink&) = delete;
+  LogSink& operator=(const LogSink&) = delete;
+  virtual ~LogSink() = default;
+  virtual void write(LogRecord record) = 0;
+
+ protected:
+  LogSink() = default;
+};
+
+}  // namespace faaskit
