@@ -1,0 +1,17 @@
+#include "runtimes/runtimes.h"
+
+#include <cstddef>
+
+extern "C" {
+extern const char faaskit_python_runtime_begin[];
+extern const char faaskit_python_runtime_end[];
+}
+
+namespace faaskit::worker_runtime {
+
+std::string_view python() {
+  return {faaskit_python_runtime_begin,
+          static_cast<std::size_t>(faaskit_python_runtime_end - faaskit_python_runtime_begin)};
+}
+
+}  // namespace faaskit::worker_runtime
