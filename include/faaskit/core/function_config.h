@@ -1,0 +1,54 @@
+// FunctionConfig: the rules that the queue of one function follows.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "faaskit/core/export.h"
+#include "faaskit/core/ids.h"
+
+namespace faaskit {
+
+// What to do for a call that finds no idle sandbox.
+//   race       ask for a new one and wait: whichever is ready first serves
+//   wait_only  wait for a busy one to return; ask for a new one only if none could ever return
+enum class StartPolicy : std::uint8_t { race, wait_only };
+
+// Which idle sandbox is taken first.
+//   lifo  the one used last: keeps the hot set small, so that the rest can freeze and expire
+//   fifo  the one idle longest: spreads use evenly
+enum class IdleOrder : std::uint8_t { lifo, fifo };
+
+// A start whose waiter was served by a returned sandbox is surplus.
+//   keep           it is finished and becomes idle: natural scale-out
+//   cancel_queued  dropped if no host has claimed it yet
+enum class SurplusStarts : std::uint8_t { keep, cancel_queued };
+
+struct FunctionCaps {
+  // Live and starting together, from the admitted start until the host reports it reaped.
+  std::uint32_t max_sandboxes = 16;
+  // Starts in flight. Bounds the stampede on a cold function.
+  std::uint32_t max_starts = 8;
+  // Beyond this a call is refused at once instead of queueing without end.
+  std::uint32_t max_waiters = 1024;
+};
+
+struct StartRetry {
+  // Consecutive failed starts after which the error is answered to the oldest uncovered waiter.
+  std::uint32_t budget = 3;
+  // Pause after the first failure; doubles up to `max_backoff`, with full jitter on its upper half.
+  std::chrono::milliseconds backoff{50};
+  std::chrono::milliseconds max_backoff{2000};
+};
+
+struct FunctionConfig {
+  // A larger one is a redeploy: sandboxes of older versions get no new lease from then on.
+  Version version = 1;
+  FunctionCaps caps;
+  StartPolicy policy = StartPolicy::race;
+  IdleOrder order = IdleOrder::lifo;
+  SurplusStarts surplus = SurplusStarts::keep;
+  StartRetry retry;
+};
+
+}  // namespace faaskit

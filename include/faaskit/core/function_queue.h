@@ -1,0 +1,218 @@
+// FunctionQueue: competitive consumption for one function, as a pure state machine.
+//
+// No clock, no lock, no I/O: time comes in as an argument, and what must happen outside goes out through
+// Effects. memory::IdleQueue is this under a mutex; the simulation is this under a lossy network.
+//
+// Rules (the names I1 to I10 are those of docs/invariants.md):
+//   - A sandbox goes to the oldest waiter by (priority, ticket) directly; only if nobody waits is it idle.
+//   - acquire() is one atomic step: leased, or queued (starts admitted in the same step), or refused.
+//   - Grants are of the current version only; caps count a sandbox from its admitted start until gone().
+//   - Every operation is idempotent; what is late or stale changes nothing.
+//   - Waiters are covered: after every event uncovered ones have starts requested up to the caps.
+// Cost: O(1) for lease and return without waiters; O(log waiters) with.
+// Source: competing consumers, Hohpe & Woolf, Enterprise Integration Patterns (2003); late binding of
+// waiters to sandboxes as in CIDRE (ASPLOS 2025).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <absl/status/status.h>
+
+#include "faaskit/core/export.h"
+#include "faaskit/core/function_config.h"
+#include "faaskit/core/ids.h"
+#include "faaskit/core/queue_types.h"
+#include "faaskit/core/sandbox.h"
+
+namespace faaskit {
+
+class FAASKIT_EXPORT FunctionQueue {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  // A call in line. The caller owns it (and what it derives from it) and keeps it where it is until it
+  // comes back: granted, failed, cancelled, purged or superseded.
+  struct Waiter {
+    RequestId request;
+    std::uint32_t attempt = 1;
+    // Smaller is served first; equal ones by ticket.
+    std::int32_t priority = 0;
+    // 0: none yet. Kept through restarts: pass the ticket of the first enqueue.
+    Ticket ticket = 0;
+    ShardIndex shard = 0;
+    // What becomes of a lease of an earlier attempt that the engine still knows: reusable if it was
+    // never used, refused if its host did not admit it.
+    Outcome previous = Outcome::reusable;
+    // A start was requested for this waiter (it makes the difference between stolen and queued).
+    bool start_requested = false;
+  };
+
+  // The engine's record of a sandbox. Stays in place until it is gone and unpinned.
+  struct Record {
+    Sandbox sandbox;
+    SandboxState state = SandboxState::idle;
+    Token token = 0;
+    LeaseId lease;  // meaningful while leased or disputed
+    StartKind start_kind = StartKind::warm;
+    Ticket ticket = 0;  // of the waiter it was granted to
+    std::uint64_t generation = 0;
+    std::uint32_t pins = 0;
+    bool indexed = false;   // its lease can be found by request id
+    bool suspect = false;   // its invoker was purged
+    bool cross_shard = false;
+    Record* previous = nullptr;  // idle list of its shard
+    Record* next = nullptr;
+  };
+
+  struct Grant {
+    Waiter* waiter;
+    Record* record;
+  };
+  struct Failure {
+    Waiter* waiter;
+    absl::Status status;
+  };
+  // What a step wants done outside. Cleared by the caller.
+  struct Effects {
+    std::vector<Grant> grants;
+    std::vector<Failure> failures;
+    std::vector<StartRequest> starts;  // admitted in this step
+    InvokerId starts_for = 0;          // invoker of the first waiter they were admitted for
+    std::vector<HostNotice> notices;
+    bool empty() const { return grants.empty() && failures.empty() && starts.empty() && notices.empty(); }
+    void clear();
+  };
+
+  enum class AcquireOutcome : std::uint8_t {
+    leased,      // `record` is leased to the request; the waiter was not kept
+    queued,      // the waiter was kept; `superseded`, if any, is an older waiter of the same request
+    refused,     // `status`; the waiter was not kept
+    stale,       // a newer attempt is known; the waiter was not kept
+  };
+  struct AcquireResult {
+    AcquireOutcome outcome = AcquireOutcome::refused;
+    Record* record = nullptr;
+    Waiter* superseded = nullptr;
+    absl::Status status;
+  };
+
+  // `nonce`: random, not 0. `shards`: how many home shards there are, at least 1.
+  FunctionQueue(std::string name, std::uint64_t nonce, std::uint32_t shards);
+  ~FunctionQueue();
+  FunctionQueue(const FunctionQueue&) = delete;
+  FunctionQueue& operator=(const FunctionQueue&) = delete;
+
+  const std::string& name() const { return name_; }
+  const FunctionConfig& config() const { return config_; }
+  bool defined() const { return defined_; }
+
+  // kAborted: an older version than the current one. Equal version: only the rules change.
+  absl::Status define(const FunctionConfig& config, TimePoint now, Effects& effects);
+
+  // The warm path. nullptr if no sandbox is idle. The lease cannot be found by request id, so the
+  // caller must be one that cannot lose the answer.
+  Record* try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard);
+  AcquireResult acquire(Waiter& waiter, TimePoint now, Effects& effects);
+
+  // Takes the request out of line; or, if it was granted meanwhile, puts that lease back. Returns the
+  // waiter that is no longer kept, or nullptr.
+  Waiter* cancel(const RequestId& request, std::uint32_t attempt, TimePoint now, Effects& effects);
+
+  // kAborted: another sandbox has claimed it.  kNotFound: not wanted any more.
+  absl::Status claim(const StartId& start, const SandboxId& sandbox);
+  // OK: known now (or it was). kAborted: the sandbox must be destroyed and reported gone.
+  absl::Status offer(const Offer& offer, TimePoint now, Effects& effects);
+  // Ends the lease (token, lease) of `record`; false if it had ended before.
+  bool settle(Record& record, Token token, const LeaseId& lease, Outcome outcome, TimePoint now, Effects& effects);
+  bool settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
+              Effects& effects);
+  // kFailedPrecondition: it is not idle. kNotFound: not known.
+  absl::Status withdraw(const SandboxId& id);
+  // `jitter` in [0, 1) is the caller's random number. kAborted: claimed by another sandbox.
+  absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why, double jitter,
+                            TimePoint now, Effects& effects);
+  void gone(const SandboxId& id, TimePoint now, Effects& effects);
+  void gone(const StartId& id, TimePoint now, Effects& effects);
+
+  // `sandboxes`: those of this function on `host`. Answers with what the engine held before.
+  std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes, TimePoint now,
+                                    Effects& effects);
+  // The host is dead and its sandboxes with it: records go, claims are cleared, waiters are covered anew.
+  void take_over(HostId dead, TimePoint now, Effects& effects);
+  // No more grants of sandboxes on `host`; its idle ones retire.
+  void drain(HostId host, TimePoint now, Effects& effects);
+  // The invoker is gone: its waiters (returned) leave the line, its leases become suspect.
+  std::vector<Waiter*> purge(InvokerId invoker, Effects& effects);
+  void repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects);
+
+  // Re-evaluates cover; call it when next_event() has come.
+  void evaluate(TimePoint now, Effects& effects);
+  // When time alone will change something (end of a backoff); TimePoint::max() if never.
+  TimePoint next_event() const;
+
+  // A pinned record stays valid after it is gone, until unpinned.
+  void pin(Record& record) { ++record.pins; }
+  void unpin(Record& record);
+
+  QueueStats stats() const;
+  std::size_t waiter_count() const;
+  const Record* find(const SandboxId& id) const;
+  const Waiter* find_waiter(const RequestId& request) const;
+  // For checks: every record and waiter, in no particular order.
+  std::vector<const Record*> records() const;
+  std::vector<const Waiter*> waiters() const;
+  bool start_in_flight(const StartId& id) const;
+
+ private:
+  struct Start {
+    Version version = 0;
+    SandboxId claimed_by;  // host 0: not claimed
+  };
+  struct IdleList {
+    Record* head = nullptr;
+    Record* tail = nullptr;
+  };
+  struct Tables;  // hash maps and the line of waiters; kept out of the header
+
+  Record* take_idle(ShardIndex shard);
+  void push_idle(Record& record);
+  void unlink_idle(Record& record);
+  void lease(Record& record, const RequestId& request, std::uint32_t attempt, StartKind kind, Ticket ticket,
+             bool indexed);
+  void end_lease(Record& record);
+  void place(Record& record, bool fresh, TimePoint now, Effects& effects);
+  void retire(Record& record, Effects& effects);
+  void set_state(Record& record, SandboxState state);
+  void erase(Record& record);
+  bool grantable(const Record& record) const;
+  void drop_line(Waiter& waiter);
+  void note_ready_surplus(TimePoint now);
+  void trim_steals();
+  std::uint64_t live() const { return idle_ + leased_ + disputed_ + retiring_; }
+
+  const std::string name_;
+  const std::uint64_t nonce_;
+  bool defined_ = false;
+  FunctionConfig config_;
+  std::uint64_t next_start_ = 0;
+  Ticket last_ticket_ = 0;
+  std::uint32_t consecutive_failures_ = 0;
+  TimePoint backoff_until_ = TimePoint::min();
+  std::vector<IdleList> idle_lists_;  // per shard
+  std::uint64_t idle_ = 0;
+  std::uint64_t leased_ = 0;
+  std::uint64_t disputed_ = 0;
+  std::uint64_t retiring_ = 0;
+  std::vector<HostId> draining_;
+  // Hand-over times of steals whose start is still in flight, oldest first; never longer than the starts.
+  std::vector<TimePoint> steals_;
+  QueueStats counters_;
+  std::unique_ptr<Tables> tables_;
+};
+
+}  // namespace faaskit

@@ -1,0 +1,56 @@
+// How every asynchronous operation of a port begins: any completion token in, one erased handler down to
+// the backend.
+#pragma once
+
+#include <utility>
+
+#include <boost/asio/any_completion_handler.hpp>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/post.hpp>
+
+namespace faaskit {
+
+namespace asio = boost::asio;
+
+template <class Result>
+using Handler = asio::any_completion_handler<void(Result)>;
+
+namespace detail {
+
+// Calls `self->*op(params, home, handler)`. `home` is taken before the handler's type is erased:
+// completions go straight to the caller's executor, never through the object's own.
+template <class Result, class Self, class Params>
+struct Initiate {
+  using executor_type = asio::any_io_executor;
+  Self* self;
+  void (Self::*op)(Params, asio::any_io_executor, Handler<Result>);
+
+  executor_type get_executor() const { return self->get_executor(); }
+
+  template <class H>
+  void operator()(H&& handler, Params params) const {
+    asio::any_io_executor home = asio::get_associated_executor(handler, self->get_executor());
+    (self->*op)(std::move(params), std::move(home), Handler<Result>(std::forward<H>(handler)));
+  }
+};
+
+}  // namespace detail
+
+template <class Result, class Self, class Params, class Token>
+auto initiate(Self* self, void (Self::*op)(Params, asio::any_io_executor, Handler<Result>), Params params,
+              Token&& token) {
+  return asio::async_initiate<Token, void(Result)>(detail::Initiate<Result, Self, Params>{self, op}, token,
+                                                   std::move(params));
+}
+
+// Completes an operation: posted exactly once, to the handler's own executor, never inline.
+template <class Result>
+void complete(const asio::any_io_executor& home, Handler<Result> done, Result result) {
+  asio::post(home, [done = std::move(done), result = std::move(result)]() mutable {
+    std::move(done)(std::move(result));
+  });
+}
+
+}  // namespace faaskit

@@ -1,0 +1,79 @@
+// SandboxHost: the way to a sandbox once it is leased. Only its host speaks with it.
+//
+// Thread safety: every member from any thread; a call from the sandbox's home shard does not hop.
+// Completion: as IdleQueue.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include <absl/status/status.h>
+
+#include "faaskit/core/export.h"
+#include "faaskit/core/ids.h"
+#include "faaskit/core/sandbox.h"
+#include "faaskit/port/async.h"
+#include "faaskit/port/channel.h"
+#include "faaskit/port/clock.h"
+
+namespace faaskit {
+
+struct HostCall {
+  SandboxId sandbox;
+  ShardIndex home_shard = 0;
+  Token token = 0;
+  LeaseId lease;
+  TimePoint deadline{};
+  std::string trace;
+  std::string content_type;
+  Bytes payload;
+};
+
+struct HostReply {
+  // OK: the function ran and the sandbox is clean: release the lease. Otherwise:
+  //   kAborted            not admitted (an older token, or a call runs): refuse the lease, start again
+  //   kDeadlineExceeded   answered at the deadline; the sandbox is being destroyed
+  //   kUnavailable        the sandbox died, with the cause (signal, OOM, exit status)
+  //   kInternal           it broke the protocol
+  //   kInvalidArgument    the payload exceeds a limit; nothing began, the sandbox is clean
+  //   kNotFound           no such sandbox on this host
+  //   kCancelled          the host is stopping
+  absl::Status status;
+  // The function did not begin, provably: the same call may be made on another sandbox.
+  bool never_began = false;
+  // The sandbox ended clean and was offered back; only then may the lease be released.
+  bool clean = false;
+  ChannelReply reply;
+  // Handed back when the call never began, so that a retry needs no copy.
+  Bytes payload;
+  // Last bytes of stdout and stderr of this invocation, bounded by the host's options.
+  std::string log_tail;
+  // From the call's arrival at the home shard until its reply.
+  std::chrono::nanoseconds run_time{};
+  // The sandbox was frozen, or asked to freeze, when the call came.
+  bool thawed = false;
+};
+
+class FAASKIT_EXPORT SandboxHost {
+ public:
+  using executor_type = asio::any_io_executor;
+  SandboxHost(const SandboxHost&) = delete;
+  SandboxHost& operator=(const SandboxHost&) = delete;
+  virtual ~SandboxHost() = default;
+  virtual executor_type get_executor() const = 0;
+
+  // Runs one invocation. Completion signature: void(HostReply). Always by the deadline.
+  template <asio::completion_token_for<void(HostReply)> Token>
+  auto async_call(HostCall call, Token&& token) {
+    return initiate<HostReply>(this, &SandboxHost::do_call, std::move(call), token);
+  }
+
+ protected:
+  SandboxHost() = default;
+
+ private:
+  virtual void do_call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) = 0;
+};
+
+}  // namespace faaskit

@@ -1,0 +1,662 @@
+#include "faaskit/core/function_queue.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include <absl/container/btree_map.h>
+#include <absl/container/flat_hash_map.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+namespace faaskit {
+
+struct FunctionQueue::Tables {
+  // Owning. Few per function, and a host's word about one arrives once per call.
+  absl::flat_hash_map<SandboxId, Record*> records;
+  // Leases granted by acquire() and hand-over, so that a repeated or cancelled request finds its own.
+  absl::flat_hash_map<RequestId, Record*> leases;
+  absl::btree_map<std::pair<std::int32_t, Ticket>, Waiter*> line;
+  absl::flat_hash_map<RequestId, Waiter*> waiters;
+  absl::flat_hash_map<std::uint64_t, Start> starts;  // by StartId::number
+  // Gone while pinned.
+  std::vector<Record*> zombies;
+};
+
+void FunctionQueue::Effects::clear() {
+  grants.clear();
+  failures.clear();
+  starts.clear();
+  starts_for = 0;
+  notices.clear();
+}
+
+FunctionQueue::FunctionQueue(std::string name, std::uint64_t nonce, std::uint32_t shards)
+    : name_(std::move(name)), nonce_(nonce), idle_lists_(shards), tables_(std::make_unique<Tables>()) {
+  assert(nonce != 0 && shards > 0);
+}
+
+FunctionQueue::~FunctionQueue() {
+  for (auto& [id, record] : tables_->records) delete record;
+  for (Record* record : tables_->zombies) delete record;
+}
+
+// ---- idle lists: one per shard, intrusive, so that a return and a withdrawal are O(1)
+
+void FunctionQueue::push_idle(Record& record) {
+  IdleList& list = idle_lists_[record.sandbox.home_shard % idle_lists_.size()];
+  record.previous = list.tail;
+  record.next = nullptr;
+  (list.tail != nullptr ? list.tail->next : list.head) = &record;
+  list.tail = &record;
+}
+
+void FunctionQueue::unlink_idle(Record& record) {
+  IdleList& list = idle_lists_[record.sandbox.home_shard % idle_lists_.size()];
+  (record.previous != nullptr ? record.previous->next : list.head) = record.next;
+  (record.next != nullptr ? record.next->previous : list.tail) = record.previous;
+  record.previous = record.next = nullptr;
+}
+
+FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
+  if (idle_ == 0) return nullptr;
+  const std::size_t count = idle_lists_.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const IdleList& list = idle_lists_[(shard + i) % count];
+    Record* record = config_.order == IdleOrder::lifo ? list.tail : list.head;
+    if (record != nullptr) return record;
+  }
+  return nullptr;
+}
+
+// The one place where counts follow states.
+void FunctionQueue::set_state(Record& record, SandboxState state) {
+  switch (record.state) {
+    case SandboxState::idle: unlink_idle(record); --idle_; break;
+    case SandboxState::leased: --leased_; break;
+    case SandboxState::disputed: --disputed_; break;
+    case SandboxState::retiring: --retiring_; break;
+    case SandboxState::starting:
+    case SandboxState::gone: break;
+  }
+  record.state = state;
+  switch (state) {
+    case SandboxState::idle: push_idle(record); ++idle_; break;
+    case SandboxState::leased: ++leased_; break;
+    case SandboxState::disputed: ++disputed_; break;
+    case SandboxState::retiring: ++retiring_; break;
+    case SandboxState::starting:
+    case SandboxState::gone: break;
+  }
+}
+
+void FunctionQueue::lease(Record& record, const RequestId& request, std::uint32_t attempt, StartKind kind,
+                          Ticket ticket, bool indexed) {
+  set_state(record, SandboxState::leased);
+  // Taken in the same step as the choice: a token taken later could be smaller than one already handed
+  // out, and the host would refuse the rightful holder.
+  ++record.token;
+  record.lease = LeaseId{.request = request, .attempt = attempt};
+  record.start_kind = kind;
+  record.ticket = ticket;
+  record.suspect = false;
+  record.indexed = indexed;
+  if (indexed) tables_->leases[request] = &record;
+  switch (kind) {
+    case StartKind::warm: ++counters_.warm; break;
+    case StartKind::cold: ++counters_.cold; break;
+    case StartKind::stolen: ++counters_.stolen; break;
+    case StartKind::queued: ++counters_.queued; break;
+  }
+  if (record.cross_shard) ++counters_.cross_shard;
+}
+
+void FunctionQueue::end_lease(Record& record) {
+  if (!record.indexed) return;
+  record.indexed = false;
+  auto it = tables_->leases.find(record.lease.request);
+  if (it != tables_->leases.end() && it->second == &record) tables_->leases.erase(it);
+}
+
+bool FunctionQueue::grantable(const Record& record) const {
+  return record.sandbox.version == config_.version &&
+         std::find(draining_.begin(), draining_.end(), record.sandbox.id.host) == draining_.end();
+}
+
+void FunctionQueue::retire(Record& record, Effects& effects) {
+  if (record.state == SandboxState::retiring) return;
+  set_state(record, SandboxState::retiring);
+  effects.notices.push_back({.kind = HostNotice::Kind::retire,
+                             .function = name_,
+                             .sandbox = record.sandbox.id,
+                             .token = record.token,
+                             .lease = {}});
+}
+
+void FunctionQueue::drop_line(Waiter& waiter) {
+  tables_->line.erase({waiter.priority, waiter.ticket});
+  tables_->waiters.erase(waiter.request);
+}
+
+// A sandbox became available: it goes to the head of the line, or becomes idle.
+void FunctionQueue::place(Record& record, bool fresh, TimePoint now, Effects& effects) {
+  if (!grantable(record)) {
+    retire(record, effects);
+    evaluate(now, effects);
+    return;
+  }
+  if (tables_->line.empty()) {
+    set_state(record, SandboxState::idle);
+    if (fresh) note_ready_surplus(now);
+    return;
+  }
+  Waiter* waiter = tables_->line.begin()->second;
+  drop_line(*waiter);
+  StartKind kind = StartKind::cold;
+  if (!fresh) {
+    kind = waiter->start_requested ? StartKind::stolen : StartKind::queued;
+    if (kind == StartKind::stolen) steals_.push_back(now);
+  }
+  record.cross_shard = record.sandbox.home_shard != waiter->shard;
+  lease(record, waiter->request, waiter->attempt, kind, waiter->ticket, true);
+  effects.grants.push_back({waiter, &record});
+  // A fresh one may have served a waiter other than the one it was requested for, who then needs another.
+  evaluate(now, effects);
+}
+
+void FunctionQueue::note_ready_surplus(TimePoint now) {
+  ++counters_.surplus_starts;
+  if (steals_.empty()) return;
+  ++counters_.steals_measured;
+  counters_.steal_saved_us += static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(now - steals_.front()).count());
+  steals_.erase(steals_.begin());
+}
+
+// Each steal is matched with at most one start that is still to come.
+void FunctionQueue::trim_steals() {
+  const std::size_t surplus = tables_->starts.size();
+  if (steals_.size() > surplus) steals_.erase(steals_.begin(), steals_.end() - static_cast<std::ptrdiff_t>(surplus));
+}
+
+void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
+  trim_steals();
+  if (!defined_ || now < backoff_until_) return;
+  backoff_until_ = TimePoint::min();
+  auto next_unflagged = tables_->line.begin();
+  while (tables_->starts.size() < config_.caps.max_starts &&
+         live() + tables_->starts.size() < config_.caps.max_sandboxes &&
+         tables_->starts.size() < tables_->line.size()) {
+    if (config_.policy == StartPolicy::wait_only) {
+      // A busy sandbox of this version will return, and a start will come: either covers everybody.
+      const bool covered =
+          !tables_->starts.empty() || std::any_of(tables_->records.begin(), tables_->records.end(), [&](auto& entry) {
+            return entry.second->state == SandboxState::leased && grantable(*entry.second);
+          });
+      if (covered) return;
+    }
+    const StartId id{.nonce = nonce_, .number = ++next_start_};
+    tables_->starts.emplace(id.number, Start{.version = config_.version, .claimed_by = {}});
+    ++counters_.starts_admitted;
+    while (next_unflagged != tables_->line.end() && next_unflagged->second->start_requested) ++next_unflagged;
+    if (effects.starts.empty()) {
+      const auto whom = next_unflagged != tables_->line.end() ? next_unflagged : tables_->line.begin();
+      effects.starts_for = whom->second->request.invoker;
+    }
+    if (next_unflagged != tables_->line.end()) next_unflagged->second->start_requested = true;
+    effects.starts.push_back({.id = id, .function = name_, .version = config_.version});
+  }
+}
+
+FunctionQueue::TimePoint FunctionQueue::next_event() const {
+  return backoff_until_ != TimePoint::min() && !tables_->line.empty() ? backoff_until_ : TimePoint::max();
+}
+
+absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, Effects& effects) {
+  if (defined_ && config.version < config_.version) {
+    return absl::AbortedError(absl::StrFormat("define %s version %d: version %d is already current", name_,
+                                              config.version, config_.version));
+  }
+  if (config.version == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("define ", name_, ": version 0 means 'none yet'"));
+  }
+  if (config.caps.max_sandboxes == 0 || config.caps.max_starts == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("define %s: max_sandboxes %d, max_starts %d: both must be at least 1", name_,
+                        config.caps.max_sandboxes, config.caps.max_starts));
+  }
+  const bool redeploy = defined_ && config.version > config_.version;
+  config_ = config;
+  defined_ = true;
+  if (redeploy) {
+    consecutive_failures_ = 0;
+    backoff_until_ = TimePoint::min();
+    // Starts that no host has claimed are forgotten: a claim for one now fails. Claimed ones are
+    // retired when they are offered.
+    absl::erase_if(tables_->starts, [&](const auto& entry) {
+      return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
+    });
+    for (auto& [id, record] : tables_->records) {
+      if (record->state == SandboxState::idle && !grantable(*record)) retire(*record, effects);
+    }
+    for (auto& [key, waiter] : tables_->line) waiter->start_requested = false;
+  }
+  evaluate(now, effects);
+  return absl::OkStatus();
+}
+
+FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard) {
+  Record* record = take_idle(shard);
+  if (record == nullptr) return nullptr;
+  record->cross_shard = record->sandbox.home_shard != shard;
+  lease(*record, request, attempt, StartKind::warm, 0, false);
+  return record;
+}
+
+FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint now, Effects& effects) {
+  AcquireResult result;
+  if (!defined_) {
+    result.status = absl::NotFoundError(absl::StrCat("function ", name_, " is not defined"));
+    return result;
+  }
+  if (auto held = tables_->leases.find(waiter.request); held != tables_->leases.end()) {
+    Record& record = *held->second;
+    if (record.lease.attempt > waiter.attempt) {
+      result.outcome = AcquireOutcome::stale;
+      return result;
+    }
+    if (record.lease.attempt == waiter.attempt) {
+      result.outcome = AcquireOutcome::leased;  // asked twice: the same answer
+      result.record = &record;
+      return result;
+    }
+    waiter.ticket = std::max(waiter.ticket, record.ticket);
+    settle(record, record.token, record.lease, waiter.previous, now, effects);
+  }
+  if (auto found = tables_->waiters.find(waiter.request); found != tables_->waiters.end()) {
+    Waiter* older = found->second;
+    if (older->attempt > waiter.attempt) {
+      result.outcome = AcquireOutcome::stale;
+      return result;
+    }
+    waiter.ticket = older->ticket;
+    waiter.start_requested = older->start_requested;
+    drop_line(*older);
+    result.superseded = older;
+  }
+
+  if (Record* record = take_idle(waiter.shard); record != nullptr) {
+    record->cross_shard = record->sandbox.home_shard != waiter.shard;
+    lease(*record, waiter.request, waiter.attempt, StartKind::warm, waiter.ticket, true);
+    result.outcome = AcquireOutcome::leased;
+    result.record = record;
+    return result;
+  }
+  // A kept ticket has been in line before; it is not refused for those who came after it.
+  if (waiter.ticket == 0 && tables_->line.size() >= config_.caps.max_waiters) {
+    ++counters_.refused;
+    result.outcome = AcquireOutcome::refused;
+    result.status = absl::ResourceExhaustedError(absl::StrFormat(
+        "acquire %s: %d calls are waiting; max_waiters is %d", name_, tables_->line.size(), config_.caps.max_waiters));
+    return result;
+  }
+  if (waiter.ticket == 0) {
+    waiter.ticket = ++last_ticket_;
+  } else {
+    last_ticket_ = std::max(last_ticket_, waiter.ticket);
+  }
+  tables_->line.emplace(std::pair{waiter.priority, waiter.ticket}, &waiter);
+  tables_->waiters.emplace(waiter.request, &waiter);
+  // A surplus start that is still in flight was, from now on, requested for this waiter.
+  if (tables_->starts.size() >= tables_->line.size()) waiter.start_requested = true;
+  evaluate(now, effects);
+  result.outcome = AcquireOutcome::queued;
+  return result;
+}
+
+FunctionQueue::Waiter* FunctionQueue::cancel(const RequestId& request, std::uint32_t attempt, TimePoint now,
+                                             Effects& effects) {
+  if (auto found = tables_->waiters.find(request); found != tables_->waiters.end()) {
+    Waiter* waiter = found->second;
+    if (waiter->attempt > attempt) return nullptr;
+    drop_line(*waiter);
+    return waiter;
+  }
+  if (auto held = tables_->leases.find(request); held != tables_->leases.end()) {
+    Record& record = *held->second;
+    if (record.lease.attempt <= attempt) {
+      settle(record, record.token, record.lease, Outcome::reusable, now, effects);
+    }
+  }
+  return nullptr;
+}
+
+absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox) {
+  auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
+  if (found == tables_->starts.end()) {
+    return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": no such start of ", name_,
+                                            " is wanted; it is done, dropped or of another record"));
+  }
+  Start& wanted = found->second;
+  if (wanted.claimed_by == sandbox) return absl::OkStatus();
+  if (wanted.claimed_by.host != 0) {
+    return absl::AbortedError(
+        absl::StrCat("claim ", to_string(start), ": claimed by ", to_string(wanted.claimed_by)));
+  }
+  if (config_.surplus == SurplusStarts::cancel_queued && tables_->starts.size() > tables_->line.size()) {
+    tables_->starts.erase(found);
+    return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": surplus, nobody waits for it"));
+  }
+  wanted.claimed_by = sandbox;
+  return absl::OkStatus();
+}
+
+absl::Status FunctionQueue::offer(const Offer& offer, TimePoint now, Effects& effects) {
+  auto known = tables_->records.find(offer.sandbox.id);
+  if (known == tables_->records.end()) {
+    if (!offer.fresh()) {
+      return absl::AbortedError(
+          absl::StrCat("offer ", to_string(offer.sandbox.id), ": not known here; only announce inserts it"));
+    }
+    auto start = offer.start.nonce == nonce_ ? tables_->starts.find(offer.start.number) : tables_->starts.end();
+    if (start == tables_->starts.end() || start->second.claimed_by != offer.sandbox.id) {
+      return absl::AbortedError(absl::StrCat("offer ", to_string(offer.sandbox.id), ": ", to_string(offer.start),
+                                             " is not claimed by it"));
+    }
+    // Trust the start's version, not the offer's.
+    auto record = std::make_unique<Record>();
+    record->sandbox = offer.sandbox;
+    record->sandbox.version = start->second.version;
+    record->generation = offer.generation;
+    record->token = offer.highest_token;
+    record->state = SandboxState::starting;
+    Record& placed = *record;
+    tables_->records.emplace(offer.sandbox.id, record.release());
+    tables_->starts.erase(start);
+    consecutive_failures_ = 0;
+    backoff_until_ = TimePoint::min();
+    place(placed, true, now, effects);
+    return absl::OkStatus();
+  }
+
+  Record& record = *known->second;
+  if (record.state == SandboxState::retiring) {
+    return absl::AbortedError(absl::StrCat("offer ", to_string(offer.sandbox.id), ": it is retiring"));
+  }
+  if (offer.generation <= record.generation) return absl::OkStatus();  // repeated late
+  if (record.state == SandboxState::leased) {
+    if (record.token != offer.token || record.lease != offer.lease) return absl::OkStatus();
+    record.generation = offer.generation;
+    settle(record, offer.token, offer.lease, Outcome::reusable, now, effects);
+  } else if (record.state == SandboxState::disputed && offer.highest_token >= record.token) {
+    record.generation = offer.generation;
+    record.token = offer.highest_token;
+    set_state(record, SandboxState::starting);
+    place(record, false, now, effects);
+  } else if (record.state == SandboxState::idle) {
+    record.generation = offer.generation;  // the invoker's settle came first
+  }
+  return absl::OkStatus();
+}
+
+bool FunctionQueue::settle(Record& record, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
+                           Effects& effects) {
+  if (record.state != SandboxState::leased || record.token != token || record.lease != lease) return false;
+  end_lease(record);
+  switch (outcome) {
+    case Outcome::reusable:
+      place(record, false, now, effects);
+      break;
+    case Outcome::refused:
+      set_state(record, SandboxState::disputed);
+      evaluate(now, effects);
+      break;
+    case Outcome::retired:
+      retire(record, effects);
+      evaluate(now, effects);
+      break;
+  }
+  return true;
+}
+
+bool FunctionQueue::settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
+                           Effects& effects) {
+  auto known = tables_->records.find(id);
+  return known != tables_->records.end() && settle(*known->second, token, lease, outcome, now, effects);
+}
+
+absl::Status FunctionQueue::withdraw(const SandboxId& id) {
+  auto known = tables_->records.find(id);
+  if (known == tables_->records.end()) return absl::NotFoundError(absl::StrCat("withdraw ", to_string(id), ": not known"));
+  Record& record = *known->second;
+  if (record.state == SandboxState::retiring) return absl::OkStatus();
+  if (record.state != SandboxState::idle) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("withdraw %s: it is %s, not idle", to_string(id), to_string(record.state)));
+  }
+  set_state(record, SandboxState::retiring);
+  return absl::OkStatus();
+}
+
+absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
+                                         double jitter, TimePoint now, Effects& effects) {
+  auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
+  if (found == tables_->starts.end()) return absl::OkStatus();  // reported before
+  if (found->second.claimed_by != sandbox) {
+    return absl::AbortedError(absl::StrCat("start_failed ", to_string(start), ": claimed by ",
+                                           to_string(found->second.claimed_by), ", not by ", to_string(sandbox)));
+  }
+  const bool current = found->second.version == config_.version;
+  tables_->starts.erase(found);
+  ++counters_.starts_failed;
+  if (current) {
+    ++consecutive_failures_;
+    const std::uint32_t doublings = std::min(consecutive_failures_ - 1, 20u);
+    const auto full = std::min<std::chrono::nanoseconds>(config_.retry.backoff * (1u << doublings),
+                                                         config_.retry.max_backoff);
+    backoff_until_ = now + std::chrono::duration_cast<std::chrono::nanoseconds>(full * (0.5 + 0.5 * jitter));
+    // Cover is many-to-one: another start in flight or a busy sandbox covers everybody.
+    if (consecutive_failures_ >= config_.retry.budget && tables_->starts.empty() && leased_ == 0 &&
+        !tables_->line.empty()) {
+      Waiter* oldest = tables_->line.begin()->second;
+      drop_line(*oldest);
+      effects.failures.push_back(
+          {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s", name_,
+                                                          consecutive_failures_, why.ToString()))});
+    }
+  }
+  evaluate(now, effects);
+  return absl::OkStatus();
+}
+
+void FunctionQueue::erase(Record& record) {
+  end_lease(record);
+  set_state(record, SandboxState::gone);
+  tables_->records.erase(record.sandbox.id);
+  if (record.pins == 0) {
+    delete &record;
+  } else {
+    tables_->zombies.push_back(&record);
+  }
+}
+
+void FunctionQueue::unpin(Record& record) {
+  assert(record.pins > 0);
+  if (--record.pins > 0 || record.state != SandboxState::gone) return;
+  auto& zombies = tables_->zombies;
+  zombies.erase(std::find(zombies.begin(), zombies.end(), &record));
+  delete &record;
+}
+
+void FunctionQueue::gone(const SandboxId& id, TimePoint now, Effects& effects) {
+  if (auto known = tables_->records.find(id); known != tables_->records.end()) erase(*known->second);
+  // It may have died between its claim and its offer.
+  absl::erase_if(tables_->starts, [&](const auto& entry) { return entry.second.claimed_by == id; });
+  evaluate(now, effects);
+}
+
+void FunctionQueue::gone(const StartId& id, TimePoint now, Effects& effects) {
+  if (id.nonce == nonce_) tables_->starts.erase(id.number);
+  evaluate(now, effects);
+}
+
+std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes,
+                                                 TimePoint now, Effects& effects) {
+  std::vector<HeldSandbox> held;
+  for (const auto& [id, record] : tables_->records) {
+    if (id.host != host) continue;
+    held.push_back({.id = id,
+                    .function = name_,
+                    .state = record->state,
+                    .token = record->token,
+                    .lease = record->lease,
+                    .suspect = record->suspect});
+  }
+  for (const AnnouncedSandbox& said : sandboxes) {
+    auto known = tables_->records.find(said.sandbox.id);
+    if (known != tables_->records.end()) {
+      Record& record = *known->second;
+      // The host is the truth about what its sandboxes have seen.
+      if (record.state == SandboxState::disputed && said.highest_token >= record.token &&
+          said.state == SandboxState::idle && !said.offer_pending) {
+        record.token = said.highest_token;
+        record.generation = std::max(record.generation, said.generation);
+        set_state(record, SandboxState::starting);
+        place(record, false, now, effects);
+      }
+      continue;
+    }
+    if (said.state == SandboxState::starting) {
+      // The start is known with its claim, or it was forgotten and the host's offer will be refused.
+      continue;
+    }
+    if (said.state == SandboxState::idle && said.offer_pending) continue;
+    auto record = std::make_unique<Record>();
+    record->sandbox = said.sandbox;
+    record->generation = said.generation;
+    record->token = said.highest_token;
+    record->state = SandboxState::starting;
+    Record& inserted = *record;
+    tables_->records.emplace(said.sandbox.id, record.release());
+    if (said.state == SandboxState::leased) {
+      inserted.token = std::max(said.highest_token, said.token);
+      inserted.lease = said.lease;
+      set_state(inserted, SandboxState::leased);
+      inserted.indexed = true;
+      tables_->leases[said.lease.request] = &inserted;
+    } else if (said.state == SandboxState::retiring) {
+      set_state(inserted, SandboxState::retiring);
+    } else {
+      place(inserted, false, now, effects);
+    }
+  }
+  return held;
+}
+
+void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
+  std::vector<Record*> lost;
+  for (auto& [id, record] : tables_->records) {
+    if (id.host == dead) lost.push_back(record);
+  }
+  for (Record* record : lost) erase(*record);
+  for (auto& [number, start] : tables_->starts) {
+    if (start.claimed_by.host == dead) start.claimed_by = {};
+  }
+  absl::erase_if(tables_->starts, [&](const auto& entry) {
+    return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
+  });
+  evaluate(now, effects);
+}
+
+void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
+  if (std::find(draining_.begin(), draining_.end(), host) == draining_.end()) draining_.push_back(host);
+  for (auto& [id, record] : tables_->records) {
+    if (id.host == host && record->state == SandboxState::idle) retire(*record, effects);
+  }
+  evaluate(now, effects);
+}
+
+std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effects& effects) {
+  std::vector<Waiter*> purged;
+  for (const auto& [key, waiter] : tables_->line) {
+    if (waiter->request.invoker == invoker) purged.push_back(waiter);
+  }
+  for (Waiter* waiter : purged) drop_line(*waiter);
+  for (auto& [id, record] : tables_->records) {
+    if (record->state != SandboxState::leased || record->lease.request.invoker != invoker) continue;
+    record->suspect = true;
+    effects.notices.push_back({.kind = HostNotice::Kind::reclaim,
+                               .function = name_,
+                               .sandbox = id,
+                               .token = record->token,
+                               .lease = record->lease});
+  }
+  return purged;
+}
+
+void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects) {
+  evaluate(now, effects);
+  for (const auto& [id, record] : tables_->records) {
+    if (record->state == SandboxState::leased && record->lease.request.invoker == invoker) {
+      report.leases.push_back({.id = id,
+                               .function = name_,
+                               .state = record->state,
+                               .token = record->token,
+                               .lease = record->lease,
+                               .suspect = record->suspect});
+    }
+  }
+  bool waits = false;
+  for (const auto& [key, waiter] : tables_->line) {
+    if (waiter->request.invoker != invoker) continue;
+    waits = true;
+    report.waiters.push_back({.request = waiter->request, .attempt = waiter->attempt, .ticket = waiter->ticket});
+  }
+  if (!waits) return;
+  for (const auto& [number, start] : tables_->starts) {
+    if (start.claimed_by.host == 0) {
+      report.unclaimed.push_back({.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
+    }
+  }
+}
+
+QueueStats FunctionQueue::stats() const {
+  QueueStats stats = counters_;
+  stats.waiters = tables_->line.size();
+  stats.idle = idle_;
+  stats.leased = leased_;
+  stats.disputed = disputed_;
+  stats.retiring = retiring_;
+  stats.starts_in_flight = tables_->starts.size();
+  return stats;
+}
+
+std::size_t FunctionQueue::waiter_count() const { return tables_->line.size(); }
+
+const FunctionQueue::Record* FunctionQueue::find(const SandboxId& id) const {
+  auto known = tables_->records.find(id);
+  return known == tables_->records.end() ? nullptr : known->second;
+}
+
+const FunctionQueue::Waiter* FunctionQueue::find_waiter(const RequestId& request) const {
+  auto found = tables_->waiters.find(request);
+  return found == tables_->waiters.end() ? nullptr : found->second;
+}
+
+std::vector<const FunctionQueue::Record*> FunctionQueue::records() const {
+  std::vector<const Record*> all;
+  for (const auto& [id, record] : tables_->records) all.push_back(record);
+  return all;
+}
+
+std::vector<const FunctionQueue::Waiter*> FunctionQueue::waiters() const {
+  std::vector<const Waiter*> all;
+  for (const auto& [key, waiter] : tables_->line) all.push_back(waiter);
+  return all;
+}
+
+bool FunctionQueue::start_in_flight(const StartId& id) const {
+  return id.nonce == nonce_ && tables_->starts.contains(id.number);
+}
+
+}  // namespace faaskit
