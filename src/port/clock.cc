@@ -1,7 +1,10 @@
 #include "faaskit/port/clock.h"
 
+#include <atomic>
+#include <cstdint>
 #include <utility>
 
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 namespace faaskit {
@@ -12,14 +15,21 @@ namespace {
 class SteadyTimer final : public Timer {
  public:
   explicit SteadyTimer(asio::any_io_executor executor) : state_(std::make_shared<State>(std::move(executor))) {}
-  ~SteadyTimer() override { SteadyTimer::cancel(); }
+  // The owner may be on another thread than the executor, whose turn may hold a completion already.
+  ~SteadyTimer() override {
+    state_->dead.store(true, std::memory_order_release);
+    asio::dispatch(state_->timer.get_executor(), [state = state_] {
+      state->fire = nullptr;
+      state->timer.cancel();
+    });
+  }
 
   void arm(TimePoint when, absl::AnyInvocable<void()> fire) override {
     const std::uint64_t round = ++state_->round;
     state_->fire = std::move(fire);
     state_->timer.expires_at(when);
     state_->timer.async_wait([state = state_, round](const boost::system::error_code&) {
-      if (state->round != round || !state->fire) return;
+      if (state->dead.load(std::memory_order_acquire) || state->round != round || !state->fire) return;
       absl::AnyInvocable<void()> now = std::exchange(state->fire, nullptr);
       now();
     });
@@ -37,6 +47,7 @@ class SteadyTimer final : public Timer {
     asio::steady_timer timer;
     absl::AnyInvocable<void()> fire;
     std::uint64_t round = 0;
+    std::atomic<bool> dead{false};
   };
   std::shared_ptr<State> state_;
 };

@@ -1,7 +1,7 @@
 // The IdleQueue of one process: the reference implementation, and the default.
 //
 // One mutex and one FunctionQueue per function; no lock is shared between functions on the way of a
-// call, and none is held over a post. Memory: about 250 bytes per idle sandbox and 300 per waiter.
+// call, and no handler is posted under one. Memory: about 250 bytes per idle sandbox and 300 per waiter.
 // Functions stay known until the queue is destroyed.
 #pragma once
 

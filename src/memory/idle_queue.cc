@@ -1,0 +1,785 @@
+#include "faaskit/memory/idle_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <random>
+#include <shared_mutex>
+#include <utility>
+
+#include <absl/container/btree_set.h>
+#include <absl/container/flat_hash_map.h>
+#include <absl/container/flat_hash_set.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/strand.hpp>
+
+#include "faaskit/core/function_queue.h"
+#include "support/mutex.h"
+
+namespace faaskit::memory {
+namespace {
+
+class Core;
+struct Function;
+
+struct Waiter final : FunctionQueue::Waiter {
+  Handler<absl::StatusOr<Lease>> done;
+  asio::any_io_executor home;
+  TimePoint deadline;
+};
+
+// A granted lease. Blocks are reused within their function, so that the warm path allocates nothing.
+class MemoryLease final : public LeaseState {
+ public:
+  explicit MemoryLease(Function& owner) : function(&owner) {}
+  void settle(Outcome outcome) noexcept override;
+  void settle_and_tell(Outcome outcome, asio::any_io_executor home, Handler<absl::Status> done) override;
+  asio::any_io_executor get_executor() const override;
+
+  Function* const function;
+  FunctionQueue::Record* record = nullptr;
+  MemoryLease* next_free = nullptr;
+};
+
+// One function: its mutex guards all of it. Lives until its queue is gone and its last lease is settled.
+struct Function {
+  Function(Core& owner, std::string name, std::uint64_t nonce, std::uint32_t shards, asio::any_io_executor executor)
+      : core(&owner), queue(std::move(name), nonce, shards), fallback(std::move(executor)) {}
+  ~Function() {
+    while (free_leases != nullptr) delete std::exchange(free_leases, free_leases->next_free);
+  }
+
+  Mutex mutex;
+  Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is gone
+  FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
+  FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
+  MemoryLease* free_leases FAASKIT_GUARDED_BY(mutex) = nullptr;
+  std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;
+  TimePoint event_armed FAASKIT_GUARDED_BY(mutex) = kNever;
+  const asio::any_io_executor fallback;
+};
+
+Lease make_lease(Function& function, FunctionQueue::Record& record) FAASKIT_REQUIRES(function.mutex) {
+  MemoryLease* lease = function.free_leases;
+  if (lease != nullptr) {
+    function.free_leases = lease->next_free;
+  } else {
+    lease = new MemoryLease(function);
+  }
+  lease->record = &record;
+  lease->sandbox = record.sandbox;
+  lease->token = record.token;
+  lease->id = record.lease;
+  lease->start = record.start_kind;
+  lease->ticket = record.ticket;
+  lease->cross_shard = record.cross_shard;
+  function.queue.pin(record);
+  ++function.outstanding;
+  return Lease(lease);
+}
+
+// What a step decided, taken out of the lock to be done.
+struct Deferred {
+  struct Completion {
+    std::unique_ptr<Waiter> waiter;
+    absl::StatusOr<Lease> result;
+  };
+  std::vector<Completion> completions;
+  std::vector<StartRequest> starts;
+  InvokerId starts_for = 0;
+  std::vector<HostNotice> notices;
+  TimePoint event = kNever;
+};
+
+template <class Item>
+class WatchState {
+ public:
+  using Callback = absl::AnyInvocable<void(std::vector<Item>)>;
+  WatchState(asio::any_io_executor executor, Callback callback)
+      : strand_(asio::make_strand(std::move(executor))), callback_(std::move(callback)) {}
+
+  static void tell(std::shared_ptr<WatchState> self, std::vector<Item> items) {
+    auto strand = self->strand_;
+    asio::post(strand, [self = std::move(self), items = std::move(items)]() mutable {
+      if (self->alive_.load(std::memory_order_acquire)) self->callback_(std::move(items));
+    });
+  }
+  void end() { alive_.store(false, std::memory_order_release); }
+
+ private:
+  asio::strand<asio::any_io_executor> strand_;
+  Callback callback_;
+  std::atomic<bool> alive_{true};
+};
+
+// The watches of one kind, by whom they are for.
+template <class Item>
+class Watchers {
+ public:
+  using State = WatchState<Item>;
+
+  std::shared_ptr<State> add(std::uint64_t whom, asio::any_io_executor executor, typename State::Callback callback) {
+    auto state = std::make_shared<State>(std::move(executor), std::move(callback));
+    MutexLock lock(mutex_);
+    states_.emplace(whom, state);
+    return state;
+  }
+  void remove(std::uint64_t whom, const std::shared_ptr<State>& state) {
+    MutexLock lock(mutex_);
+    auto [first, last] = states_.equal_range(whom);
+    for (auto it = first; it != last; ++it) {
+      if (it->second == state) {
+        states_.erase(it);
+        return;
+      }
+    }
+  }
+  // The watch for `whom`; with `or_any`, any other if there is none.
+  std::shared_ptr<State> find(std::uint64_t whom, bool or_any) const {
+    MutexLock lock(mutex_);
+    auto it = states_.find(whom);
+    if (it == states_.end() && or_any) it = states_.begin();
+    return it == states_.end() ? nullptr : it->second;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::multimap<std::uint64_t, std::shared_ptr<State>> states_ FAASKIT_GUARDED_BY(mutex_);
+};
+
+class Core final : public std::enable_shared_from_this<Core> {
+ public:
+  Core(asio::any_io_executor executor, IdleQueueOptions options)
+      : executor_(std::move(executor)), options_(std::move(options)), random_(options_.seed) {
+    for (Lane& lane : lanes_) {
+      lane.strand = asio::any_io_executor(asio::make_strand(executor_));
+      lane.timer = options_.clock->make_timer(lane.strand);
+    }
+  }
+
+  const asio::any_io_executor& executor() const { return executor_; }
+
+  // Called by the queue's destructor. Waiting operations end as cancelled.
+  void close() {
+    std::vector<Function*> all;
+    {
+      std::unique_lock lock(functions_mutex_);
+      for (auto& [name, function] : functions_) all.push_back(function);
+      functions_.clear();
+    }
+    for (Function* function : all) {
+      std::vector<std::unique_ptr<Waiter>> ended;
+      bool last = false;
+      {
+        MutexLock lock(function->mutex);
+        function->core = nullptr;
+        for (const FunctionQueue::Waiter* waiter : function->queue.waiters()) {
+          ended.emplace_back(static_cast<Waiter*>(const_cast<FunctionQueue::Waiter*>(waiter)));
+        }
+        for (auto& waiter : ended) function->queue.cancel(waiter->request, waiter->attempt, {}, function->effects);
+        function->effects.clear();
+        last = function->outstanding == 0;
+      }
+      for (auto& waiter : ended) {
+        finish(std::move(waiter), absl::CancelledError("the idle queue was destroyed"));
+      }
+      if (last) delete function;
+    }
+  }
+
+  absl::StatusOr<FunctionHandle> resolve(std::string_view name) {
+    {
+      std::shared_lock lock(functions_mutex_);
+      auto known = functions_.find(name);
+      if (known != functions_.end()) return FunctionHandle(known->second);
+    }
+    if (absl::Status valid = validate_function_name(name); !valid.ok()) return valid;
+    std::unique_lock lock(functions_mutex_);
+    auto known = functions_.find(name);
+    if (known != functions_.end()) return FunctionHandle(known->second);
+    if (functions_.size() >= options_.max_functions) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("resolve %s: %d functions are known; max_functions is %d", name, functions_.size(),
+                          options_.max_functions));
+    }
+    auto* function = new Function(*this, std::string(name), random_number() | 1, options_.shards, executor_);
+    for (const HostId host : drained_) {
+      MutexLock guard(function->mutex);
+      function->queue.drain(host, {}, function->effects);
+    }
+    functions_.emplace(std::string(name), function);
+    return FunctionHandle(function);
+  }
+
+  std::optional<Lease> try_acquire(const TryAcquireParams& params) {
+    Function& function = *static_cast<Function*>(params.function.get());
+    MutexLock lock(function.mutex);
+    FunctionQueue::Record* record = function.queue.try_acquire(params.request, params.attempt, params.shard);
+    if (record == nullptr) return std::nullopt;
+    return make_lease(function, *record);
+  }
+
+  void acquire(AcquireParams params, asio::any_io_executor home, Handler<absl::StatusOr<Lease>> done) {
+    Function& function = *static_cast<Function*>(params.function.get());
+    auto slot = asio::get_associated_cancellation_slot(done);
+    if (slot.is_connected()) {
+      slot.assign([weak = weak_from_this(), &function, request = params.request,
+                   attempt = params.attempt](asio::cancellation_type_t type) {
+        if (type == asio::cancellation_type::none) return;
+        if (auto self = weak.lock()) {
+          self->give_up(function, request, attempt, absl::CancelledError("acquire: cancelled by the caller"));
+        }
+      });
+    }
+    auto waiter = std::make_unique<Waiter>();
+    waiter->request = params.request;
+    waiter->attempt = params.attempt;
+    waiter->priority = params.priority;
+    waiter->ticket = params.ticket;
+    waiter->shard = params.shard;
+    waiter->previous = params.previous;
+    waiter->done = std::move(done);
+    waiter->home = std::move(home);
+    waiter->deadline = params.deadline;
+
+    Deferred deferred;
+    {
+      MutexLock lock(function.mutex);
+      const TimePoint now = options_.clock->now();
+      FunctionQueue::AcquireResult result = function.queue.acquire(*waiter, now, function.effects);
+      // First, so that its deadline is not taken for the new one's.
+      if (result.superseded != nullptr) {
+        deferred.completions.push_back({take_back(function, result.superseded),
+                                        absl::AbortedError("acquire: a newer attempt took this one's place")});
+      }
+      switch (result.outcome) {
+        case FunctionQueue::AcquireOutcome::leased:
+          deferred.completions.push_back({std::move(waiter), make_lease(function, *result.record)});
+          break;
+        case FunctionQueue::AcquireOutcome::refused:
+          deferred.completions.push_back({std::move(waiter), std::move(result.status)});
+          break;
+        case FunctionQueue::AcquireOutcome::stale:
+          deferred.completions.push_back(
+              {std::move(waiter), absl::AbortedError("acquire: a newer attempt of this request is known")});
+          break;
+        case FunctionQueue::AcquireOutcome::queued:
+          if (waiter->deadline <= now) {
+            function.queue.cancel(waiter->request, waiter->attempt, now, function.effects);
+            deferred.completions.push_back({std::move(waiter), deadline_error(function)});
+          } else {
+            watch_deadline(function, *waiter);
+            waiter.release();  // in line now; comes back through a grant, a failure or a cancel
+          }
+          break;
+      }
+      collect(function, deferred);
+    }
+    perform(function, std::move(deferred));
+  }
+
+  // Ends a waiting acquire with `why`; a lease that was granted to it meanwhile is delivered instead.
+  void give_up(Function& function, const RequestId& request, std::uint32_t attempt, absl::Status why) {
+    Deferred deferred;
+    {
+      MutexLock lock(function.mutex);
+      const FunctionQueue::Waiter* waiter = function.queue.find_waiter(request);
+      if (waiter == nullptr || waiter->attempt > attempt) return;
+      FunctionQueue::Waiter* ended = function.queue.cancel(request, attempt, options_.clock->now(), function.effects);
+      deferred.completions.push_back({take_back(function, ended), std::move(why)});
+      collect(function, deferred);
+    }
+    perform(function, std::move(deferred));
+  }
+
+  // Runs one step of a function's machine under its lock, and does what it decided outside of it.
+  template <class Step>
+  auto run(Function& function, Step step) {
+    Deferred deferred;
+    decltype(step(function.queue, TimePoint{}, function.effects)) result;
+    {
+      MutexLock lock(function.mutex);
+      result = step(function.queue, options_.clock->now(), function.effects);
+      collect(function, deferred);
+    }
+    perform(function, std::move(deferred));
+    return result;
+  }
+
+  absl::Status cancel(const CancelParams& params) {
+    Function& function = *static_cast<Function*>(params.function.get());
+    Deferred deferred;
+    {
+      MutexLock lock(function.mutex);
+      FunctionQueue::Waiter* ended =
+          function.queue.cancel(params.request, params.attempt, options_.clock->now(), function.effects);
+      if (ended != nullptr) {
+        deferred.completions.push_back({take_back(function, ended), absl::CancelledError("acquire: cancelled")});
+      }
+      collect(function, deferred);
+    }
+    perform(function, std::move(deferred));
+    return absl::OkStatus();
+  }
+
+  absl::Status offer(const OfferParams& params) {
+    Function& function = *static_cast<Function*>(params.function.get());
+    if (params.offer.fresh()) note_host(params.offer.sandbox.id.host, function);
+    return run(function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
+      return queue.offer(params.offer, now, effects);
+    });
+  }
+
+  absl::StatusOr<std::vector<HeldSandbox>> announce(const AnnounceParams& params) {
+    std::map<Function*, std::vector<AnnouncedSandbox>> by_function;
+    for (Function* function : functions_of(params.host)) by_function[function];
+    for (const AnnouncedSandbox& sandbox : params.sandboxes) {
+      if (sandbox.sandbox.id.host != params.host) {
+        return absl::InvalidArgumentError(absl::StrFormat("announce of host %x: %s is not its own", params.host,
+                                                          to_string(sandbox.sandbox.id)));
+      }
+      absl::StatusOr<FunctionHandle> handle = resolve(sandbox.function);
+      if (!handle.ok()) return handle.status();
+      auto* function = static_cast<Function*>(handle->get());
+      note_host(params.host, *function);
+      by_function[function].push_back(sandbox);
+    }
+    std::vector<HeldSandbox> held;
+    for (auto& [function, sandboxes] : by_function) {
+      auto part = run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
+        return queue.announce(params.host, sandboxes, now, effects);
+      });
+      held.insert(held.end(), part.begin(), part.end());
+    }
+    return held;
+  }
+
+  absl::Status purge(InvokerId invoker) {
+    for (Function* function : all_functions()) {
+      Deferred deferred;
+      {
+        MutexLock lock(function->mutex);
+        for (FunctionQueue::Waiter* waiter : function->queue.purge(invoker, function->effects)) {
+          deferred.completions.push_back({take_back(*function, waiter),
+                                          absl::CancelledError(absl::StrFormat("acquire: invoker %x was purged", invoker))});
+        }
+        collect(*function, deferred);
+      }
+      perform(*function, std::move(deferred));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status drain(HostId host) {
+    {
+      std::unique_lock lock(functions_mutex_);
+      if (std::find(drained_.begin(), drained_.end(), host) == drained_.end()) drained_.push_back(host);
+    }
+    for (Function* function : all_functions()) {
+      run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
+        queue.drain(host, now, effects);
+        return true;
+      });
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status take_over(HostId dead) {
+    for (Function* function : all_functions()) {
+      run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
+        queue.take_over(dead, now, effects);
+        return true;
+      });
+    }
+    MutexLock lock(hosts_mutex_);
+    hosts_.erase(dead);
+    return absl::OkStatus();
+  }
+
+  RepairReport repair(InvokerId invoker) {
+    RepairReport report;
+    for (Function* function : all_functions()) {
+      run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
+        queue.repair(invoker, now, report, effects);
+        return true;
+      });
+    }
+    return report;
+  }
+
+  void note_host(HostId host, Function& function) {
+    MutexLock lock(hosts_mutex_);
+    hosts_[host].insert(&function);
+  }
+
+  double jitter() {
+    MutexLock lock(random_mutex_);
+    return std::uniform_real_distribution<double>(0, 1)(random_);
+  }
+
+  Watchers<StartRequest> start_watchers;
+  Watchers<HostNotice> host_watchers;
+
+  // -- For leases
+
+  void collect(Function& function, Deferred& deferred) FAASKIT_REQUIRES(function.mutex) {
+    FunctionQueue::Effects& effects = function.effects;
+    for (FunctionQueue::Grant& grant : effects.grants) {
+      deferred.completions.push_back({take_back(function, grant.waiter), make_lease(function, *grant.record)});
+    }
+    for (FunctionQueue::Failure& failure : effects.failures) {
+      deferred.completions.push_back({take_back(function, failure.waiter), std::move(failure.status)});
+    }
+    deferred.starts.insert(deferred.starts.end(), effects.starts.begin(), effects.starts.end());
+    if (!effects.starts.empty()) deferred.starts_for = effects.starts_for;
+    deferred.notices.insert(deferred.notices.end(), effects.notices.begin(), effects.notices.end());
+    effects.clear();
+    const TimePoint event = function.queue.next_event();
+    if (event < function.event_armed) {
+      function.event_armed = event;
+      deferred.event = event;
+    }
+  }
+
+  void perform(Function& function, Deferred deferred) {
+    for (Deferred::Completion& completion : deferred.completions) {
+      finish(std::move(completion.waiter), std::move(completion.result));
+    }
+    if (!deferred.starts.empty()) {
+      if (auto watch = start_watchers.find(deferred.starts_for, true)) {
+        WatchState<StartRequest>::tell(std::move(watch), std::move(deferred.starts));
+      }
+    }
+    while (!deferred.notices.empty()) {
+      const HostId host = deferred.notices.front().sandbox.host;
+      std::vector<HostNotice> batch;
+      std::erase_if(deferred.notices, [&](HostNotice& notice) {
+        if (notice.sandbox.host != host) return false;
+        batch.push_back(std::move(notice));
+        return true;
+      });
+      if (auto watch = host_watchers.find(host, false)) WatchState<HostNotice>::tell(std::move(watch), std::move(batch));
+    }
+    if (deferred.event != kNever) {
+      arm(lane_of(function), Entry{.when = deferred.event, .function = &function, .request = {}, .attempt = 0});
+    }
+  }
+
+  TimePoint now() const { return options_.clock->now(); }
+
+ private:
+  // Something that time alone will bring: a waiter's deadline, or (no request) a function's backoff.
+  struct Entry {
+    TimePoint when;
+    Function* function;
+    RequestId request;
+    std::uint32_t attempt;
+    friend bool operator<(const Entry& a, const Entry& b) {
+      return std::tie(a.when, a.function, a.request, a.attempt) < std::tie(b.when, b.function, b.request, b.attempt);
+    }
+  };
+  // Several, so that waiting calls of different functions seldom meet. Locked after a function's mutex.
+  struct Lane {
+    Mutex mutex;
+    absl::btree_set<Entry> entries FAASKIT_GUARDED_BY(mutex);
+    TimePoint armed FAASKIT_GUARDED_BY(mutex) = kNever;
+    asio::any_io_executor strand;
+    std::unique_ptr<Timer> timer;  // on the strand only
+  };
+  static constexpr std::size_t kLanes = 8;
+
+  Lane& lane_of(const Function& function) {
+    return lanes_[(reinterpret_cast<std::uintptr_t>(&function) / sizeof(Function)) % kLanes];
+  }
+
+  void watch_deadline(Function& function, const Waiter& waiter) {
+    arm(lane_of(function), Entry{waiter.deadline, &function, waiter.request, waiter.attempt});
+  }
+
+  // The timer is left armed when its entry goes: it fires once for nothing instead of being set anew for
+  // every call that waits.
+  void arm(Lane& lane, Entry entry) {
+    {
+      MutexLock lock(lane.mutex);
+      lane.entries.insert(entry);
+      if (entry.when >= lane.armed) return;
+      lane.armed = entry.when;
+    }
+    asio::post(lane.strand, [weak = weak_from_this(), &lane] {
+      if (auto self = weak.lock()) self->set_timer(lane);
+    });
+  }
+
+  void set_timer(Lane& lane) {
+    TimePoint when;
+    {
+      MutexLock lock(lane.mutex);
+      when = lane.entries.empty() ? kNever : lane.entries.begin()->when;
+      lane.armed = when;
+    }
+    if (when == kNever) {
+      lane.timer->cancel();
+      return;
+    }
+    lane.timer->arm(when, [weak = weak_from_this(), &lane] {
+      if (auto self = weak.lock()) self->fire(lane);
+    });
+  }
+
+  void fire(Lane& lane) {
+    std::vector<Entry> due;
+    {
+      MutexLock lock(lane.mutex);
+      const TimePoint now = options_.clock->now();
+      while (!lane.entries.empty() && lane.entries.begin()->when <= now) {
+        due.push_back(*lane.entries.begin());
+        lane.entries.erase(lane.entries.begin());
+      }
+    }
+    for (const Entry& entry : due) {
+      if (entry.request.invoker != 0 || entry.request.sequence != 0) {
+        absl::Status why;
+        {
+          MutexLock lock(entry.function->mutex);
+          why = deadline_error(*entry.function);
+        }
+        give_up(*entry.function, entry.request, entry.attempt, std::move(why));
+      } else {
+        run(*entry.function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects)
+                                 FAASKIT_NO_THREAD_SAFETY_ANALYSIS {
+                                   entry.function->event_armed = kNever;
+                                   queue.evaluate(now, effects);
+                                   return true;
+                                 });
+      }
+    }
+    set_timer(lane);
+  }
+
+  static absl::Status deadline_error(Function& function) FAASKIT_REQUIRES(function.mutex) {
+    const QueueStats stats = function.queue.stats();
+    return absl::DeadlineExceededError(
+        absl::StrFormat("acquire %s: nothing came by the deadline (%d live, %d starting, %d other waiters)",
+                        function.queue.name(), stats.live(), stats.starts_in_flight, stats.waiters));
+  }
+
+  // The machine let go of a waiter; it is ours to complete.
+  std::unique_ptr<Waiter> take_back(Function& function, FunctionQueue::Waiter* waiter)
+      FAASKIT_REQUIRES(function.mutex) {
+    std::unique_ptr<Waiter> ours(static_cast<Waiter*>(waiter));
+    Lane& lane = lane_of(function);
+    MutexLock lock(lane.mutex);
+    lane.entries.erase(Entry{ours->deadline, &function, ours->request, ours->attempt});
+    return ours;
+  }
+
+  static void finish(std::unique_ptr<Waiter> waiter, absl::StatusOr<Lease> result) {
+    asio::any_io_executor home = std::move(waiter->home);
+    asio::post(home, [done = std::move(waiter->done), result = std::move(result)]() mutable {
+      // On the handler's own executor, where its slot may be touched.
+      if (auto slot = asio::get_associated_cancellation_slot(done); slot.is_connected()) slot.clear();
+      std::move(done)(std::move(result));
+    });
+  }
+
+  std::vector<Function*> all_functions() const {
+    std::vector<Function*> all;
+    std::shared_lock lock(functions_mutex_);
+    all.reserve(functions_.size());
+    for (const auto& [name, function] : functions_) all.push_back(function);
+    return all;
+  }
+
+  std::vector<Function*> functions_of(HostId host) {
+    MutexLock lock(hosts_mutex_);
+    auto known = hosts_.find(host);
+    if (known == hosts_.end()) return {};
+    return {known->second.begin(), known->second.end()};
+  }
+
+  std::uint64_t random_number() {
+    MutexLock lock(random_mutex_);
+    return random_();
+  }
+
+  const asio::any_io_executor executor_;
+  const IdleQueueOptions options_;
+  mutable std::shared_mutex functions_mutex_;
+  std::map<std::string, Function*, std::less<>> functions_;
+  std::vector<HostId> drained_;
+  Mutex hosts_mutex_;
+  absl::flat_hash_map<HostId, absl::flat_hash_set<Function*>> hosts_ FAASKIT_GUARDED_BY(hosts_mutex_);
+  Mutex random_mutex_;
+  std::mt19937_64 random_ FAASKIT_GUARDED_BY(random_mutex_);
+  std::array<Lane, kLanes> lanes_;
+};
+
+void MemoryLease::settle(Outcome outcome) noexcept {
+  Function& owner = *function;
+  Deferred deferred;
+  std::shared_ptr<Core> core;  // only if there is something to do outside of the lock
+  bool last = false;
+  {
+    MutexLock lock(owner.mutex);
+    if (owner.core != nullptr) {
+      // Nobody waits on the warm path, and then nothing asks for the time.
+      const bool timeless = outcome == Outcome::reusable && owner.queue.waiter_count() == 0;
+      owner.queue.settle(*record, token, id, outcome, timeless ? TimePoint{} : owner.core->now(), owner.effects);
+      if (!owner.effects.empty()) {
+        core = owner.core->shared_from_this();
+        core->collect(owner, deferred);
+      }
+    }
+    owner.queue.unpin(*record);
+    record = nullptr;
+    next_free = owner.free_leases;
+    owner.free_leases = this;
+    last = --owner.outstanding == 0 && owner.core == nullptr;
+  }
+  if (core) core->perform(owner, std::move(deferred));
+  if (last) delete &owner;
+}
+
+void MemoryLease::settle_and_tell(Outcome outcome, asio::any_io_executor home, Handler<absl::Status> done) {
+  settle(outcome);
+  complete(home, std::move(done), absl::OkStatus());
+}
+
+asio::any_io_executor MemoryLease::get_executor() const { return function->fallback; }
+
+template <class Item>
+class MemoryWatch final : public Watch {
+ public:
+  MemoryWatch(std::weak_ptr<Core> core, Watchers<Item> Core::*watchers, std::uint64_t whom,
+              std::shared_ptr<WatchState<Item>> state)
+      : core_(std::move(core)), watchers_(watchers), whom_(whom), state_(std::move(state)) {}
+  ~MemoryWatch() override {
+    state_->end();
+    if (auto core = core_.lock()) ((*core).*watchers_).remove(whom_, state_);
+  }
+
+ private:
+  std::weak_ptr<Core> core_;
+  Watchers<Item> Core::*watchers_;
+  std::uint64_t whom_;
+  std::shared_ptr<WatchState<Item>> state_;
+};
+
+class MemoryIdleQueue final : public IdleQueue {
+ public:
+  MemoryIdleQueue(asio::any_io_executor executor, IdleQueueOptions options)
+      : core_(std::make_shared<Core>(std::move(executor), std::move(options))) {}
+  ~MemoryIdleQueue() override { core_->close(); }
+
+  executor_type get_executor() const override { return core_->executor(); }
+  absl::StatusOr<FunctionHandle> resolve(std::string_view function) override { return core_->resolve(function); }
+  std::optional<Lease> try_acquire(const TryAcquireParams& params) override { return core_->try_acquire(params); }
+  std::optional<absl::Status> try_offer(const OfferParams& params) override { return core_->offer(params); }
+
+  std::unique_ptr<Watch> watch_starts(InvokerId invoker, asio::any_io_executor executor,
+                                      StartsHandler starts) override {
+    auto state = core_->start_watchers.add(invoker, std::move(executor), std::move(starts));
+    return std::make_unique<MemoryWatch<StartRequest>>(core_, &Core::start_watchers, invoker, std::move(state));
+  }
+  std::unique_ptr<Watch> watch_host(HostId host, asio::any_io_executor executor, NoticeHandler notices) override {
+    auto state = core_->host_watchers.add(host, std::move(executor), std::move(notices));
+    return std::make_unique<MemoryWatch<HostNotice>>(core_, &Core::host_watchers, host, std::move(state));
+  }
+  QueueStats stats(FunctionHandle handle) const override {
+    Function& function = of(handle);
+    MutexLock lock(function.mutex);
+    return function.queue.stats();
+  }
+
+ private:
+  using Effects = FunctionQueue::Effects;
+
+  static Function& of(FunctionHandle handle) { return *static_cast<Function*>(handle.get()); }
+
+  void do_acquire(AcquireParams params, asio::any_io_executor home, Handler<absl::StatusOr<Lease>> done) override {
+    core_->acquire(std::move(params), std::move(home), std::move(done));
+  }
+  void do_cancel(CancelParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->cancel(params));
+  }
+  void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+      return q.define(params.config, now, e);
+    }));
+  }
+  void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    core_->note_host(params.sandbox.host, of(params.function));
+    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
+      return q.claim(params.start, params.sandbox);
+    }));
+  }
+  void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->offer(params));
+  }
+  void do_settle(SettleParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+      return q.settle(params.sandbox, params.token, params.lease, params.outcome, now, e);
+    });
+    complete(home, std::move(done), absl::OkStatus());
+  }
+  void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
+      return q.withdraw(params.sandbox);
+    }));
+  }
+  void do_start_failed(StartFailedParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    const double jitter = core_->jitter();
+    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+      return q.start_failed(params.start, params.sandbox, params.why, jitter, now, e);
+    }));
+  }
+  void do_gone(GoneParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+      if (params.sandbox.host != 0) q.gone(params.sandbox, now, e);
+      if (params.start.nonce != 0) q.gone(params.start, now, e);
+      return true;
+    });
+    complete(home, std::move(done), absl::OkStatus());
+  }
+  void do_announce(AnnounceParams params, asio::any_io_executor home,
+                   Handler<absl::StatusOr<std::vector<HeldSandbox>>> done) override {
+    complete(home, std::move(done), core_->announce(params));
+  }
+  void do_purge(InvokerParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->purge(params.invoker));
+  }
+  void do_drain(HostParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->drain(params.host));
+  }
+  void do_take_over(HostParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done), core_->take_over(params.host));
+  }
+  void do_repair(InvokerParams params, asio::any_io_executor home,
+                 Handler<absl::StatusOr<RepairReport>> done) override {
+    complete(home, std::move(done), absl::StatusOr<RepairReport>(core_->repair(params.invoker)));
+  }
+
+  const std::shared_ptr<Core> core_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<IdleQueue>> make_idle_queue(asio::any_io_executor executor, IdleQueueOptions options) {
+  if (!executor) return absl::InvalidArgumentError("memory::make_idle_queue: executor is empty");
+  if (options.shards == 0) return absl::InvalidArgumentError("memory::make_idle_queue: shards is 0; at least 1");
+  if (options.max_functions == 0) {
+    return absl::InvalidArgumentError("memory::make_idle_queue: max_functions is 0; at least 1");
+  }
+  if (!options.clock) options.clock = make_steady_clock();
+  if (options.seed == 0) {
+    std::random_device device;
+    options.seed = (std::uint64_t{device()} << 32) | device();
+  }
+  return std::make_unique<MemoryIdleQueue>(std::move(executor), std::move(options));
+}
+
+}  // namespace faaskit::memory
