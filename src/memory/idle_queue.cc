@@ -27,6 +27,8 @@ class Core;
 struct Function;
 
 struct Waiter final : FunctionQueue::Waiter {
+  Waiter(Handler<absl::StatusOr<Lease>> handler, asio::any_io_executor executor)
+      : done(std::move(handler)), home(std::move(executor)) {}
   Handler<absl::StatusOr<Lease>> done;
   asio::any_io_executor home;
   TimePoint deadline;
@@ -235,15 +237,13 @@ class Core final : public std::enable_shared_from_this<Core> {
         }
       });
     }
-    auto waiter = std::make_unique<Waiter>();
+    auto waiter = std::make_unique<Waiter>(std::move(done), std::move(home));
     waiter->request = params.request;
     waiter->attempt = params.attempt;
     waiter->priority = params.priority;
     waiter->ticket = params.ticket;
     waiter->shard = params.shard;
     waiter->previous = params.previous;
-    waiter->done = std::move(done);
-    waiter->home = std::move(home);
     waiter->deadline = params.deadline;
 
     Deferred deferred;

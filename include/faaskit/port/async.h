@@ -14,6 +14,7 @@ namespace faaskit {
 
 namespace asio = boost::asio;
 
+// Never move-assign one: in Boost 1.81 that recurses until the stack ends. Construct it in its place.
 template <class Result>
 using Handler = asio::any_completion_handler<void(Result)>;
 

@@ -171,21 +171,21 @@ class FAASKIT_EXPORT IdleQueue {
   // Cost: O(log waiters) in memory; one round trip on Redis, none while waiting.
   template <asio::completion_token_for<void(absl::StatusOr<Lease>)> Token>
   auto async_acquire(AcquireParams params, Token&& token) {
-    return initiate<absl::StatusOr<Lease>>(this, &IdleQueue::do_acquire, std::move(params), token);
+    return initiate<absl::StatusOr<Lease>>(this, &IdleQueue::do_acquire, std::move(params), std::forward<Token>(token));
   }
 
   // Takes a request out of line, or puts back the lease that overtook the cancel. OK either way.
   // The waiting operation, if any, completes with kCancelled.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_cancel(CancelParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_cancel, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_cancel, std::move(params), std::forward<Token>(token));
   }
 
   // Sets a function's rules; a larger version is a redeploy. Once it completes with OK, no call that
   // arrives later runs older code, and waiters keep their place. kAborted: an older version.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_define(DefineParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_define, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_define, std::move(params), std::forward<Token>(token));
   }
 
   // -- What hosts do. Each answers kUnavailable if the backend cannot be reached: repeat it.
@@ -193,13 +193,13 @@ class FAASKIT_EXPORT IdleQueue {
   // Takes on a start for `sandbox`, once. kAborted: another has it. kNotFound: not wanted any more.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_claim(ClaimParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_claim, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_claim, std::move(params), std::forward<Token>(token));
   }
 
   // "This sandbox is available", fresh or returned. kAborted: destroy it and report it gone.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_offer(OfferParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_offer, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_offer, std::move(params), std::forward<Token>(token));
   }
   // The same without waiting or I/O, where the backend can; nullopt where it cannot.
   virtual std::optional<absl::Status> try_offer(const OfferParams& params) = 0;
@@ -207,32 +207,32 @@ class FAASKIT_EXPORT IdleQueue {
   // Ends a lease by its names, as Lease::release() and retire() do. OK also if it had ended before.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_settle(SettleParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_settle, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_settle, std::move(params), std::forward<Token>(token));
   }
 
   // A host takes an idle sandbox of its own back, to destroy it. kFailedPrecondition: leased meanwhile.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_withdraw(WithdrawParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params), std::forward<Token>(token));
   }
 
   // A claimed start came to nothing. Repeat until OK; a failure beyond the budget is answered to a waiter.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_start_failed(StartFailedParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_start_failed, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_start_failed, std::move(params), std::forward<Token>(token));
   }
 
   // Reaped: from now on it is not counted.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_gone(GoneParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_gone, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_gone, std::move(params), std::forward<Token>(token));
   }
 
   // A host says what it has; the answer is what the queue held for it before. The host then reports gone
   // what it does not have, destroys what is retiring, and returns leases that have ended.
   template <asio::completion_token_for<void(absl::StatusOr<std::vector<HeldSandbox>>)> Token>
   auto async_announce(AnnounceParams params, Token&& token) {
-    return initiate<absl::StatusOr<std::vector<HeldSandbox>>>(this, &IdleQueue::do_announce, std::move(params), token);
+    return initiate<absl::StatusOr<std::vector<HeldSandbox>>>(this, &IdleQueue::do_announce, std::move(params), std::forward<Token>(token));
   }
 
   // -- What keeps the whole going
@@ -240,23 +240,23 @@ class FAASKIT_EXPORT IdleQueue {
   // An invoker is gone for good: its waiters leave the line, its leases become suspect.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_purge(InvokerParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_purge, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_purge, std::move(params), std::forward<Token>(token));
   }
   // No more grants of sandboxes on this host; its idle ones retire.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_drain(HostParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_drain, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_drain, std::move(params), std::forward<Token>(token));
   }
   // A host is dead and its sandboxes with it: its records go, its claims are free again.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_take_over(HostParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_take_over, std::move(params), token);
+    return initiate<absl::Status>(this, &IdleQueue::do_take_over, std::move(params), std::forward<Token>(token));
   }
   // What the queue holds for this invoker, and unclaimed starts of the functions in which it waits.
   // Also re-evaluates cover. Invokers call it every second and after a reconnect.
   template <asio::completion_token_for<void(absl::StatusOr<RepairReport>)> Token>
   auto async_repair(InvokerParams params, Token&& token) {
-    return initiate<absl::StatusOr<RepairReport>>(this, &IdleQueue::do_repair, std::move(params), token);
+    return initiate<absl::StatusOr<RepairReport>>(this, &IdleQueue::do_repair, std::move(params), std::forward<Token>(token));
   }
 
   // Starts admitted for waiters of `invoker`, posted to `executor`, at least once each while it waits.

@@ -37,7 +37,7 @@ class FAASKIT_EXPORT StartQueue {
   // kResourceExhausted: the host's queue is at its bound. kNotFound: nobody serves that host.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_push(PushParams params, Token&& token) {
-    return initiate<absl::Status>(this, &StartQueue::do_push, std::move(params), token);
+    return initiate<absl::Status>(this, &StartQueue::do_push, std::move(params), std::forward<Token>(token));
   }
 
   // Delivers what is pushed for `host`, posted to `executor`, until the watch is destroyed.
