@@ -1,0 +1,309 @@
+#include "wire/host_protocol.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+#include "wire/envelope.pb.h"
+
+namespace faaskit::wire {
+namespace {
+
+// A sandbox's log belongs on its stdout; frames are for the odd line of a runtime.
+constexpr std::uint64_t kMaxLogBytesPerCall = 256 << 10;
+constexpr std::size_t kMaxRuntimeName = 128;
+
+std::uint64_t microseconds(std::chrono::microseconds value) {
+  return static_cast<std::uint64_t>(std::max<std::chrono::microseconds::rep>(value.count(), 0));
+}
+
+template <typename Message>
+bool parse(Message& message, std::span<const std::byte> bytes) {
+  return message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+// Appends a frame without payload.
+template <typename Message>
+void append_frame(std::vector<std::byte>& out, FrameHeader header, const Message& message) {
+  const std::size_t at = out.size();
+  const std::size_t size = message.ByteSizeLong();
+  header.envelope_bytes = static_cast<std::uint32_t>(size);
+  out.resize(at + kHeaderBytes + size);
+  encode_header(header, out.data() + at);
+  message.SerializeWithCachedSizesToArray(reinterpret_cast<std::uint8_t*>(out.data() + at + kHeaderBytes));
+}
+
+}  // namespace
+
+struct HostProtocol::Messages {
+  pb::Call call;
+  pb::End end;
+};
+
+HostProtocol::HostProtocol(const ChannelLimits& limits)
+    : limits_(limits),
+      decoder_({.max_envelope_bytes = limits.max_envelope_bytes,
+                .max_payload_bytes = limits.max_frame_payload_bytes}),
+      messages_(std::make_unique<Messages>()) {}
+
+HostProtocol::~HostProtocol() = default;
+
+bool HostProtocol::fail(std::string what) {
+  state_ = State::failed;
+  error_ = absl::InternalError(absl::StrCat("sandbox broke the protocol: ", what));
+  return false;
+}
+
+bool HostProtocol::unparsable() {
+  return fail(absl::StrFormat("%s envelope of %d bytes cannot be parsed", to_string(decoder_.header().type),
+                              decoder_.envelope().size()));
+}
+
+std::string_view HostProtocol::position() const {
+  if (decoder_.mid_frame()) return "in the middle of a frame";
+  switch (state_) {
+    case State::expect_hello:
+      return "before its hello";
+    case State::in_call:
+      return reply_state_ == Reply::none ? "before a reply" : "in the middle of a reply";
+    case State::idle:
+      return "while idle";
+    case State::failed:
+      break;
+  }
+  return "after an error";
+}
+
+absl::Status HostProtocol::begin_call(const ChannelCall& call) {
+  if (call.payload.size() > limits_.max_payload_bytes) {
+    return absl::InvalidArgumentError(absl::StrFormat("payload of %d bytes exceeds the limit of %d",
+                                                      call.payload.size(), limits_.max_payload_bytes));
+  }
+  pb::Call& message = messages_->call;
+  message.set_token(call.token);
+  message.set_invoker(call.lease.request.invoker);
+  message.set_sequence(call.lease.request.sequence);
+  message.set_attempt(call.lease.attempt);
+  message.set_timeout_us(microseconds(call.timeout));
+  message.set_idle_for_us(microseconds(call.idle_for));
+  message.set_trace(call.trace);
+  message.set_content_type(call.content_type);
+  message.set_payload_bytes(call.payload.size());
+  // Zero travels as nothing and means the protocol's default.
+  const auto unless = [](std::size_t value, std::size_t usual) { return value == usual ? 0 : value; };
+  message.set_max_frame_bytes(
+      static_cast<std::uint32_t>(unless(limits_.max_frame_payload_bytes, kDefaultFrameBytes)));
+  message.set_max_reply_bytes(unless(limits_.max_reply_bytes, kDefaultReplyBytes));
+
+  const std::size_t first = std::min(call.payload.size(), limits_.max_frame_payload_bytes);
+  const std::size_t size = message.ByteSizeLong();
+  if (size > limits_.max_envelope_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("trace (%d bytes) and content type (%d bytes) exceed the envelope's limit of %d",
+                        call.trace.size(), call.content_type.size(), limits_.max_envelope_bytes));
+  }
+
+  ++call_id_;
+  head_.clear();
+  append_frame(head_,
+               {.type = FrameType::call,
+                .call_id = call_id_,
+                .payload_bytes = static_cast<std::uint32_t>(first)},
+               message);
+  state_ = State::in_call;
+  heard_of_call_ = false;
+  sent_after_call_ = false;
+  reply_ = {};
+  reply_state_ = Reply::none;
+  announced_ = 0;
+  body_bytes_ = 0;
+  granted_ = kDefaultWindowBytes;
+  log_bytes_ = 0;
+  return absl::OkStatus();
+}
+
+std::vector<std::byte> HostProtocol::take_control() { return std::exchange(control_, {}); }
+
+HostProtocol::Event HostProtocol::receive(std::span<const std::byte>& input) {
+  while (state_ != State::failed) {
+    switch (decoder_.next(input)) {
+      case FrameDecoder::Step::need_input:
+        return Event::need_input;
+      case FrameDecoder::Step::head:
+        begin_frame();
+        break;
+      case FrameDecoder::Step::payload:
+        take_payload(decoder_.payload());
+        break;
+      case FrameDecoder::Step::end: {
+        Event event = Event::need_input;
+        if (end_frame(event) && event != Event::need_input) return event;
+        break;
+      }
+      case FrameDecoder::Step::failed:
+        fail(decoder_.error_text());
+        break;
+    }
+  }
+  return Event::failed;
+}
+
+bool HostProtocol::begin_frame() {
+  const FrameHeader& header = decoder_.header();
+  skipping_ = !is_known(header.type);
+  if (skipping_) {
+    if ((header.flags & kSkipIfUnknown) != 0) return true;
+    return fail(absl::StrFormat("frame of unknown type %d", static_cast<int>(header.type)));
+  }
+  if (state_ == State::expect_hello) {
+    if (header.type == FrameType::hello) return on_hello();
+    return fail(absl::StrFormat("%s before HELLO", to_string(header.type)));
+  }
+  switch (header.type) {
+    case FrameType::reply_head:
+    case FrameType::body:
+    case FrameType::end:
+    case FrameType::log:
+      break;
+    default:
+      return fail(absl::StrFormat("%s is not for a sandbox to send now", to_string(header.type)));
+  }
+  if (state_ != State::in_call) {
+    return fail(absl::StrFormat("%s for call %d while no call runs; the last one was %d", to_string(header.type),
+                                header.call_id, call_id_));
+  }
+  if (header.call_id != call_id_) {
+    return fail(absl::StrFormat("%s for call %d while call %d runs", to_string(header.type), header.call_id,
+                                call_id_));
+  }
+  heard_of_call_ = true;
+  switch (header.type) {
+    case FrameType::reply_head:
+      return on_head();
+    case FrameType::body:
+      return on_body();
+    case FrameType::end:
+      return on_end();
+    default:
+      return on_log();
+  }
+}
+
+bool HostProtocol::on_hello() {
+  pb::Hello message;
+  if (!parse(message, decoder_.envelope())) return unparsable();
+  if (decoder_.header().payload_bytes != 0) return fail("HELLO with a payload");
+  if (message.min_version() > kProtocolVersion || message.max_version() < kProtocolVersion) {
+    state_ = State::failed;
+    error_ = absl::FailedPreconditionError(absl::StrFormat("sandbox speaks protocol versions %d to %d, the host %d",
+                                                           message.min_version(), message.max_version(),
+                                                           kProtocolVersion));
+    return false;
+  }
+  hello_.protocol_version = kProtocolVersion;
+  hello_.capabilities = message.capabilities();
+  hello_.runtime = std::string(message.runtime()).substr(0, kMaxRuntimeName);
+  return true;
+}
+
+bool HostProtocol::on_head() {
+  if (reply_state_ != Reply::none) return fail("a second REPLY_HEAD");
+  if (decoder_.header().payload_bytes != 0) return fail("REPLY_HEAD with a payload");
+  pb::ReplyHead message;
+  if (!parse(message, decoder_.envelope())) return unparsable();
+  announced_ = message.payload_bytes();
+  if (announced_ > limits_.max_reply_bytes) {
+    return fail(absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, limits_.max_reply_bytes));
+  }
+  reply_.content_type = std::string(message.content_type());
+  reply_state_ = Reply::head;
+  return true;
+}
+
+bool HostProtocol::on_body() {
+  if (reply_state_ != Reply::head) return fail("BODY without a REPLY_HEAD");
+  if (!decoder_.envelope().empty()) return fail("BODY with an envelope");
+  body_bytes_ += decoder_.header().payload_bytes;
+  if (body_bytes_ > announced_) {
+    return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_, announced_));
+  }
+  if (body_bytes_ > granted_) {
+    return fail(absl::StrFormat("%d bytes of body, the credit given was %d", body_bytes_, granted_));
+  }
+  // Reserved when the bytes are on their way, and not on a mere announcement.
+  if (reply_.payload.capacity() == 0) reply_.payload.reserve(announced_);
+  return true;
+}
+
+bool HostProtocol::on_end() {
+  pb::End& message = messages_->end;
+  if (!parse(message, decoder_.envelope())) return unparsable();
+  const std::uint64_t last = decoder_.header().payload_bytes;
+  if (reply_state_ == Reply::none) {
+    if (last > limits_.max_reply_bytes) {
+      return fail(absl::StrFormat("reply of %d bytes, the limit is %d", last, limits_.max_reply_bytes));
+    }
+    reply_.content_type = std::string(message.content_type());
+    reply_.payload.reserve(last);
+  } else if (body_bytes_ + last != announced_) {
+    return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_ + last, announced_));
+  }
+  // Whatever code the sandbox names, it is the function that failed: its word must not pass for one of
+  // ours, on which callers decide whether to try again.
+  if (message.status() != 0) reply_.function_status = absl::UnknownError(std::string(message.message()));
+  reply_.claimed_run_time =
+      std::chrono::microseconds(static_cast<std::int64_t>(std::min<std::uint64_t>(message.run_time_us(), INT64_MAX)));
+  reply_state_ = Reply::last;
+  return true;
+}
+
+bool HostProtocol::on_log() {
+  log_bytes_ += decoder_.header().payload_bytes;
+  if (log_bytes_ > kMaxLogBytesPerCall) {
+    return fail(absl::StrFormat("%d bytes of LOG in one call, the limit is %d", log_bytes_, kMaxLogBytesPerCall));
+  }
+  return true;
+}
+
+bool HostProtocol::take_payload(std::span<const std::byte> piece) {
+  if (skipping_ || decoder_.header().type == FrameType::log) return true;
+  reply_.payload.insert(reply_.payload.end(), piece.begin(), piece.end());
+  return true;
+}
+
+bool HostProtocol::end_frame(Event& event) {
+  if (skipping_) return true;
+  switch (decoder_.header().type) {
+    case FrameType::hello:
+      state_ = State::idle;
+      event = Event::hello;
+      break;
+    case FrameType::body:
+      grant_credit();
+      break;
+    case FrameType::end:
+      state_ = State::idle;
+      event = Event::reply;
+      break;
+    default:
+      break;
+  }
+  return true;
+}
+
+void HostProtocol::grant_credit() {
+  // In halves of the window, so that the worker is never idle for want of it, and never beyond what is
+  // still to come.
+  const std::uint64_t outstanding = granted_ - body_bytes_;
+  if (granted_ >= announced_ || outstanding > kDefaultWindowBytes / 2) return;
+  const std::uint64_t more = std::min<std::uint64_t>(kDefaultWindowBytes - outstanding, announced_ - granted_);
+  granted_ += more;
+  sent_after_call_ = true;
+  pb::Credit message;
+  message.set_bytes(more);
+  append_frame(control_, {.type = FrameType::credit, .call_id = call_id_}, message);
+}
+
+}  // namespace faaskit::wire

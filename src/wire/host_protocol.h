@@ -1,0 +1,111 @@
+// HostProtocol: the host's side of a channel as a pure state machine. Bytes of the sandbox in, events
+// out; no socket, no clock, no handler. Everything the sandbox says is checked here.
+//
+// States: expects HELLO -> idle <-> in call -> failed. One call at a time. Accepted from the sandbox:
+//   expecting hello   HELLO, once, first
+//   in call           LOG and the reply, of this call's id only: END alone; or REPLY_HEAD, BODY..., END
+//                     with exactly the bytes the head announced, BODY only within the credit given
+//   idle              nothing: a late or second answer is a broken sandbox
+// Frames of unknown type are skipped if they say so, and break the protocol otherwise.
+// Memory: one reply (max_reply_bytes) and one envelope.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <absl/status/status.h>
+
+#include "faaskit/port/channel.h"
+#include "wire/frame_decoder.h"
+
+namespace faaskit::wire {
+
+class HostProtocol {
+ public:
+  enum class Event : std::uint8_t {
+    need_input,  // `input` is used up
+    hello,       // hello()
+    reply,       // take_reply(); idle again
+    failed,      // error(); final
+  };
+
+  explicit HostProtocol(const ChannelLimits& limits);
+  ~HostProtocol();
+
+  // Reads on until something happened; what was used is taken off the front of `input`.
+  Event receive(std::span<const std::byte>& input);
+
+  const Hello& hello() const { return hello_; }
+  ChannelReply take_reply() { return std::move(reply_); }
+  const absl::Status& error() const { return error_; }
+
+  // Checks a call against the limits and begins it. On success head() is its header and envelope, until
+  // the next call. kInvalidArgument: a limit is exceeded, nothing happened.
+  // REQUIRES: idle().
+  absl::Status begin_call(const ChannelCall& call);
+  std::span<const std::byte> head() const { return head_; }
+  std::uint64_t call_id() const { return call_id_; }
+
+  bool idle() const { return state_ == State::idle; }
+  bool in_call() const { return state_ == State::in_call; }
+  bool failed() const { return state_ == State::failed; }
+
+  // Frames the host owes the sandbox (credit); to be sent before anything else. Empty most of the time.
+  bool has_control() const { return !control_.empty(); }
+  std::vector<std::byte> take_control();
+
+  // The peer's end was reported by ECONNRESET: it died with unread bytes in its socket. True if those
+  // prove that the call in flight did not begin. Workers dispatch whole calls only, and read in order: so
+  // unless something was sent *after* the call, the unread bytes include the call's last one. Having
+  // heard anything of the call refutes it.
+  bool reset_proves_never_began() const { return in_call() && !heard_of_call_ && !sent_after_call_; }
+
+  // What the stream was in the middle of, for the message when it ends: "in a frame", "in a reply".
+  std::string_view position() const;
+
+ private:
+  enum class State : std::uint8_t { expect_hello, idle, in_call, failed };
+  enum class Reply : std::uint8_t { none, head, last };
+  struct Messages;
+
+  // Each returns false after fail().
+  bool begin_frame();
+  bool take_payload(std::span<const std::byte> piece);
+  bool end_frame(Event& event);
+  bool on_hello();
+  bool on_head();
+  bool on_body();
+  bool on_end();
+  bool on_log();
+  bool fail(std::string what);
+  bool unparsable();
+  void grant_credit();
+
+  const ChannelLimits limits_;
+  FrameDecoder decoder_;
+  std::unique_ptr<Messages> messages_;  // reused: a fresh message costs a third more
+  State state_ = State::expect_hello;
+  bool skipping_ = false;  // the current frame is of unknown type
+  absl::Status error_;
+
+  Hello hello_;
+
+  std::uint64_t call_id_ = 0;
+  std::vector<std::byte> head_;
+  std::vector<std::byte> control_;
+  bool heard_of_call_ = false;
+  bool sent_after_call_ = false;
+
+  ChannelReply reply_;
+  Reply reply_state_ = Reply::none;
+  std::uint64_t announced_ = 0;  // by the reply's head
+  std::uint64_t body_bytes_ = 0;
+  std::uint64_t granted_ = 0;  // body bytes allowed so far
+  std::uint64_t log_bytes_ = 0;
+};
+
+}  // namespace faaskit::wire
