@@ -4,6 +4,7 @@
 # export set of its own, so that a consumer who asks for one room needs only that room's dependencies.
 # HEADERS are the public ones, relative to the project's root (include/faaskit/...).
 # PRIVATE_ROOM: linked into other rooms, headers not installed (wire).
+# See FaaskitInstall.cmake for what is made of the components at the end.
 function(faaskit_component name)
   cmake_parse_arguments(ARG "PRIVATE_ROOM" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
   set(headers ${ARG_HEADERS})
@@ -30,13 +31,24 @@ function(faaskit_component name)
     POSITION_INDEPENDENT_CODE ON
     VERSION ${PROJECT_VERSION}
     SOVERSION ${FAASKIT_SOVERSION}
+    INSTALL_RPATH "$ORIGIN"
     VERIFY_INTERFACE_HEADER_SETS ON)
+
+  # A static library names everything it was linked with, so that its consumer can link; a private room
+  # is then installed as an archive without headers. A shared library has swallowed it.
+  if(ARG_PRIVATE_ROOM AND BUILD_SHARED_LIBS)
+    return()
+  endif()
+  set_property(GLOBAL APPEND PROPERTY FAASKIT_COMPONENTS ${name})
+  if(ARG_PRIVATE_ROOM)
+    set_property(GLOBAL APPEND PROPERTY FAASKIT_PRIVATE_COMPONENTS ${name})
+  endif()
   if(FAASKIT_INSTALL)
-    set_property(GLOBAL APPEND PROPERTY FAASKIT_COMPONENTS ${name})
+    set(header_set)
     if(headers)
-      install(TARGETS faaskit_${name} EXPORT faaskit-${name} FILE_SET HEADERS)
-    else()
-      install(TARGETS faaskit_${name} EXPORT faaskit-${name})
+      set(header_set FILE_SET HEADERS COMPONENT ${name})
     endif()
+    install(TARGETS faaskit_${name} EXPORT faaskit-${name}
+      ARCHIVE COMPONENT ${name} LIBRARY COMPONENT ${name} ${header_set})
   endif()
 endfunction()
