@@ -1,0 +1,152 @@
+#include "worker/envelope.h"
+
+#include <cstring>
+
+namespace faaskit::worker {
+namespace {
+
+// Protobuf's wire types.
+constexpr std::uint32_t kVarint = 0;
+constexpr std::uint32_t kFixed64 = 1;
+constexpr std::uint32_t kBytes = 2;
+constexpr std::uint32_t kFixed32 = 5;
+
+struct Field {
+  std::uint32_t number = 0;
+  std::uint64_t value = 0;
+  std::string_view bytes;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string_view in) : in_(in) {}
+
+  // False at the end, and when the message is broken: then ok() is false too.
+  bool next(Field& field) {
+    if (in_.empty() || !ok_) return false;
+    std::uint64_t key = 0;
+    if (!varint(key) || key >> 3 == 0 || key > UINT32_MAX) return broken();
+    field.number = static_cast<std::uint32_t>(key >> 3);
+    switch (key & 7) {
+      case kVarint:
+        return varint(field.value) || broken();
+      case kFixed64:
+        return fixed(field.value, 8) || broken();
+      case kFixed32:
+        return fixed(field.value, 4) || broken();
+      case kBytes: {
+        std::uint64_t size = 0;
+        if (!varint(size) || size > in_.size()) return broken();
+        field.bytes = in_.substr(0, size);
+        in_.remove_prefix(size);
+        return true;
+      }
+      default:
+        return broken();
+    }
+  }
+  bool ok() const { return ok_; }
+
+ private:
+  bool broken() { return ok_ = false; }
+  bool varint(std::uint64_t& value) {
+    value = 0;
+    for (unsigned shift = 0; shift < 64 && !in_.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(in_.front());
+      in_.remove_prefix(1);
+      value |= static_cast<std::uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return true;
+    }
+    return false;
+  }
+  bool fixed(std::uint64_t& value, std::size_t size) {
+    if (in_.size() < size) return false;
+    value = 0;
+    std::memcpy(&value, in_.data(), size);
+    in_.remove_prefix(size);
+    return true;
+  }
+
+  std::string_view in_;
+  bool ok_ = true;
+};
+
+void put_varint(std::string& out, std::uint64_t value) {
+  while (value >= 0x80) {
+    out.push_back(static_cast<char>(value | 0x80));
+    value >>= 7;
+  }
+  out.push_back(static_cast<char>(value));
+}
+
+// As in proto3, what has its default value is left out.
+void put_uint(std::string& out, std::uint32_t number, std::uint64_t value) {
+  if (value == 0) return;
+  put_varint(out, number << 3 | kVarint);
+  put_varint(out, value);
+}
+
+void put_bytes(std::string& out, std::uint32_t number, std::string_view value) {
+  if (value.empty()) return;
+  put_varint(out, number << 3 | kBytes);
+  put_varint(out, value.size());
+  out.append(value);
+}
+
+}  // namespace
+
+bool decode_call(std::string_view bytes, CallEnvelope& call) {
+  call = {};
+  Reader reader(bytes);
+  Field field;
+  while (reader.next(field)) {
+    switch (field.number) {
+      case 1: call.token = field.value; break;
+      case 2: call.invoker = field.value; break;
+      case 3: call.sequence = field.value; break;
+      case 4: call.attempt = static_cast<std::uint32_t>(field.value); break;
+      case 5: call.timeout_us = field.value; break;
+      case 6: call.idle_for_us = field.value; break;
+      case 7: call.trace = field.bytes; break;
+      case 8: call.content_type = field.bytes; break;
+      case 9: call.payload_bytes = field.value; break;
+      case 10: call.max_frame_bytes = static_cast<std::uint32_t>(field.value); break;
+      case 11: call.window_bytes = field.value; break;
+      case 12: call.max_reply_bytes = field.value; break;
+      default: break;
+    }
+  }
+  return reader.ok();
+}
+
+bool decode_credit(std::string_view bytes, std::uint64_t& credit) {
+  credit = 0;
+  Reader reader(bytes);
+  Field field;
+  while (reader.next(field)) {
+    if (field.number == 1) credit = field.value;
+  }
+  return reader.ok();
+}
+
+void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities, std::string_view runtime) {
+  put_uint(out, 1, version);
+  put_uint(out, 2, version);
+  put_uint(out, 3, capabilities);
+  put_bytes(out, 4, runtime);
+}
+
+void encode_reply_head(std::string& out, std::string_view content_type, std::uint64_t payload_bytes) {
+  put_bytes(out, 1, content_type);
+  put_uint(out, 2, payload_bytes);
+}
+
+void encode_end(std::string& out, std::uint32_t status, std::string_view message, std::string_view content_type,
+                std::uint64_t run_time_us) {
+  put_uint(out, 1, status);
+  put_bytes(out, 2, message);
+  put_bytes(out, 3, content_type);
+  put_uint(out, 4, run_time_us);
+}
+
+}  // namespace faaskit::worker

@@ -1,0 +1,316 @@
+#include "faaskit/worker/worker.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "wire/frame.h"
+#include "worker/envelope.h"
+
+namespace faaskit::worker {
+namespace {
+
+using wire::FrameHeader;
+using wire::FrameType;
+using wire::kHeaderBytes;
+
+constexpr std::size_t kMaxEnvelope = 64 << 10;
+constexpr std::size_t kReadAhead = 64 << 10;
+constexpr std::size_t kMaxMessage = 8 << 10;
+constexpr std::uint32_t kRaised = 2;  // UNKNOWN
+
+// The two ways in which serving ends. Private to this file: nothing leaves run() but its result.
+struct HostIsGone {};
+struct HostBrokeProtocol {};
+
+std::string_view as_text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Blocking reads and writes of frames. One read may bring many frames.
+class Line {
+ public:
+  explicit Line(int fd) : fd_(fd), buffer_(std::make_unique_for_overwrite<std::byte[]>(kCapacity)) {}
+
+  FrameHeader header() {
+    FrameHeader header;
+    const bool magic = wire::decode_header(take(kHeaderBytes).data(), header);
+    if (!magic || header.version != wire::kProtocolVersion || header.envelope_bytes > kMaxEnvelope) {
+      throw HostBrokeProtocol();
+    }
+    return header;
+  }
+
+  // `size` contiguous bytes, at most kMaxEnvelope; valid until the next read.
+  std::span<const std::byte> take(std::size_t size) {
+    while (filled_ - at_ < size) {
+      if (at_ > 0) {
+        std::memmove(buffer_.get(), buffer_.get() + at_, filled_ - at_);
+        filled_ -= at_;
+        at_ = 0;
+      }
+      filled_ += read(buffer_.get() + filled_, kCapacity - filled_);
+    }
+    return {buffer_.get() + std::exchange(at_, at_ + size), size};
+  }
+
+  // Past the buffer once that is empty: large payloads are read to where they belong.
+  void fill(std::byte* out, std::size_t size) {
+    const std::size_t have = std::min(size, filled_ - at_);
+    std::memcpy(out, buffer_.get() + at_, have);
+    at_ += have;
+    for (std::size_t done = have; done < size;) done += read(out + done, size - done);
+  }
+
+  void discard(std::size_t size) {
+    while (size > 0) {
+      const std::size_t part = std::min(size, kReadAhead);
+      take(part);
+      size -= part;
+    }
+  }
+
+  void send(FrameHeader header, std::string_view envelope, std::string_view payload = {}) {
+    header.envelope_bytes = static_cast<std::uint32_t>(envelope.size());
+    header.payload_bytes = static_cast<std::uint32_t>(payload.size());
+    std::array<std::byte, kHeaderBytes> head;
+    wire::encode_header(header, head.data());
+    std::array<iovec, 3> pieces = {iovec{head.data(), head.size()},
+                                   iovec{const_cast<char*>(envelope.data()), envelope.size()},
+                                   iovec{const_cast<char*>(payload.data()), payload.size()}};
+    msghdr message{};
+    message.msg_iov = pieces.data();
+    message.msg_iovlen = pieces.size();
+    while (message.msg_iovlen > 0) {
+      ssize_t sent = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
+      if (sent < 0) {
+        if (errno == EINTR) continue;
+        throw HostIsGone();
+      }
+      while (message.msg_iovlen > 0 && static_cast<std::size_t>(sent) >= message.msg_iov->iov_len) {
+        sent -= static_cast<ssize_t>(message.msg_iov->iov_len);
+        ++message.msg_iov;
+        --message.msg_iovlen;
+      }
+      if (message.msg_iovlen > 0) {
+        message.msg_iov->iov_base = static_cast<char*>(message.msg_iov->iov_base) + sent;
+        message.msg_iov->iov_len -= static_cast<std::size_t>(sent);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t kCapacity = kMaxEnvelope + kReadAhead;
+
+  std::size_t read(std::byte* out, std::size_t size) {
+    while (true) {
+      const ssize_t got = ::recv(fd_, out, size, 0);
+      if (got > 0) return static_cast<std::size_t>(got);
+      if (got == 0 || errno != EINTR) throw HostIsGone();
+    }
+  }
+
+  int fd_;
+  // Never initialised: pages that no frame reaches are never touched.
+  std::unique_ptr<std::byte[]> buffer_;
+  std::size_t at_ = 0;
+  std::size_t filled_ = 0;
+};
+
+class Worker {
+ public:
+  Worker(Handler handler, Options options)
+      : line_(options.fd), handler_(std::move(handler)), options_(std::move(options)) {}
+
+  void serve() {
+    envelope_.clear();
+    encode_hello(envelope_, wire::kProtocolVersion, 0, options_.runtime);
+    line_.send({.type = FrameType::hello}, envelope_);
+    while (!draining_) {
+      const FrameHeader header = line_.header();
+      if (header.type == FrameType::call) {
+        call(header);
+      } else {
+        other(header);
+      }
+    }
+  }
+
+ private:
+  // A frame that does not begin a call. Returns the bytes of a credit, else 0.
+  std::uint64_t other(const FrameHeader& header) {
+    const std::span<const std::byte> envelope = line_.take(header.envelope_bytes);
+    std::uint64_t credit = 0;
+    switch (header.type) {
+      case FrameType::credit:
+        if (!decode_credit(as_text(envelope), credit)) throw HostBrokeProtocol();
+        break;
+      case FrameType::ping:
+        if ((header.flags & wire::kPong) == 0) {
+          if (header.payload_bytes != 0) throw HostBrokeProtocol();
+          line_.send({.type = FrameType::ping, .flags = wire::kPong, .call_id = header.call_id}, as_text(envelope));
+        }
+        break;
+      case FrameType::drain:
+        draining_ = true;
+        break;
+      case FrameType::cancel:   // a call runs to its end
+      case FrameType::resumed:  // its idle time comes with the next call
+        break;
+      default:
+        if ((header.flags & wire::kSkipIfUnknown) == 0) throw HostBrokeProtocol();
+    }
+    line_.discard(header.payload_bytes);
+    return credit;
+  }
+
+  void call(const FrameHeader& header) {
+    CallEnvelope envelope;
+    // Kept aside: reading a long payload reuses the buffer that the envelope came in.
+    call_envelope_.assign(as_text(line_.take(header.envelope_bytes)));
+    if (!decode_call(call_envelope_, envelope) || header.payload_bytes > envelope.payload_bytes) {
+      throw HostBrokeProtocol();
+    }
+
+    Request request;
+    // The function begins only when the whole call is here: the host relies on it to tell whether a call
+    // whose sandbox died can safely run elsewhere.
+    request.payload = payload(header, envelope.payload_bytes);
+    const auto started = std::chrono::steady_clock::now();
+    request.content_type = envelope.content_type;
+    request.trace = envelope.trace;
+    request.deadline = started + std::chrono::microseconds(envelope.timeout_us);
+    request.idle_for = std::chrono::microseconds(envelope.idle_for_us);
+    request.cold = std::exchange(cold_, false);
+    request.invoker = envelope.invoker;
+    request.sequence = envelope.sequence;
+    request.attempt = envelope.attempt;
+
+    Response response = run(request);
+    const std::uint64_t limit = envelope.max_reply_bytes != 0 ? envelope.max_reply_bytes : wire::kDefaultReplyBytes;
+    if (response.error.empty() && response.payload.size() > limit) {
+      response.error = "reply has " + std::to_string(response.payload.size()) + " bytes, the limit is " +
+                       std::to_string(limit);
+    }
+    if (!response.error.empty()) response.payload.clear();
+    const auto ran = std::chrono::steady_clock::now() - started;
+    std::fflush(stdout);
+    answer(header.call_id, envelope, response,
+           static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(ran).count()));
+  }
+
+  std::span<const std::byte> payload(const FrameHeader& header, std::uint64_t total) {
+    if (header.payload_bytes == total && total <= kReadAhead) return line_.take(total);
+    payload_.resize(total);
+    line_.fill(payload_.data(), header.payload_bytes);
+    for (std::uint64_t at = header.payload_bytes; at < total;) {
+      const FrameHeader next = line_.header();
+      if (next.type != FrameType::body) {
+        if (next.type == FrameType::call) throw HostBrokeProtocol();
+        other(next);
+        continue;
+      }
+      if (next.call_id != header.call_id || next.envelope_bytes != 0 || next.payload_bytes > total - at) {
+        throw HostBrokeProtocol();
+      }
+      line_.fill(payload_.data() + at, next.payload_bytes);
+      at += next.payload_bytes;
+    }
+    return payload_;
+  }
+
+  Response run(const Request& request) {
+    Response failed;
+    try {
+      if (options_.on_thaw && request.idle_for.count() > 0) options_.on_thaw(request.idle_for);
+      return handler_(request);
+    } catch (const std::exception& error) {
+      failed.error = error.what();
+    } catch (...) {
+      failed.error = "an exception that is no std::exception";
+    }
+    if (failed.error.empty()) failed.error = "an exception without a message";
+    return failed;
+  }
+
+  void answer(std::uint64_t call_id, const CallEnvelope& call, const Response& response, std::uint64_t run_time) {
+    const std::uint64_t frame = call.max_frame_bytes != 0 ? call.max_frame_bytes : wire::kDefaultFrameBytes;
+    const bool failed = !response.error.empty();
+    const std::string_view message = std::string_view(response.error).substr(0, kMaxMessage);
+    envelope_.clear();
+    if (response.payload.size() <= frame) {
+      encode_end(envelope_, failed ? kRaised : 0, message,
+                 failed ? std::string_view() : std::string_view(response.content_type), run_time);
+      line_.send({.type = FrameType::end, .call_id = call_id}, envelope_, response.payload);
+    } else {
+      encode_reply_head(envelope_, response.content_type, response.payload.size());
+      line_.send({.type = FrameType::reply_head, .call_id = call_id}, envelope_);
+      body(call_id, response.payload, frame, call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
+      envelope_.clear();
+      encode_end(envelope_, 0, {}, {}, run_time);
+      line_.send({.type = FrameType::end, .call_id = call_id}, envelope_);
+    }
+    // What one large call needed is not kept for all the small ones.
+    if (payload_.capacity() > (1 << 20)) payload_ = {};
+  }
+
+  void body(std::uint64_t call_id, std::string_view left, std::uint64_t frame, std::uint64_t credit) {
+    while (!left.empty()) {
+      while (credit == 0) {
+        const FrameHeader header = line_.header();
+        if (header.type == FrameType::call) throw HostBrokeProtocol();
+        const std::uint64_t more = other(header);
+        if (header.call_id == call_id) credit += more;
+      }
+      const std::string_view part = left.substr(0, std::min(frame, credit));
+      line_.send({.type = FrameType::body, .call_id = call_id}, {}, part);
+      credit -= part.size();
+      left.remove_prefix(part.size());
+    }
+  }
+
+  Line line_;
+  Handler handler_;
+  Options options_;
+  bool cold_ = true;
+  bool draining_ = false;
+  std::string envelope_;       // to send
+  std::string call_envelope_;  // received
+  std::vector<std::byte> payload_;
+};
+
+bool is_channel(int fd) {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
+}  // namespace
+
+int run(Handler handler, Options options) {
+  const int fd = options.fd;
+  if (!is_channel(fd)) return 1;
+  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+  // Blocking, whatever it was made as: a worker has nothing else to do than to wait.
+  ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+  try {
+    Worker(std::move(handler), std::move(options)).serve();
+  } catch (const HostIsGone&) {
+    return 0;
+  } catch (const HostBrokeProtocol&) {
+    return 2;
+  }
+  return 0;
+}
+
+}  // namespace faaskit::worker

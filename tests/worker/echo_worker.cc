@@ -1,0 +1,36 @@
+// A function in C++ for tests and benches. What it does depends on the content type of the call.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "faaskit/worker/worker.h"
+
+int main(int argc, char**) {
+  using faaskit::worker::Request;
+  using faaskit::worker::Response;
+  if (argc > 1) return 7;  // an init that fails
+
+  std::chrono::microseconds thawed{};
+  faaskit::worker::Options options;
+  options.on_thaw = [&thawed](std::chrono::microseconds idle_for) { thawed = idle_for; };
+  return faaskit::worker::run(
+      [&thawed](const Request& request) -> Response {
+        const std::string_view what = request.content_type;
+        if (what == "raise") throw std::runtime_error(std::string(request.text()));
+        if (what == "error") return {.error = "returned"};
+        if (what == "exit") std::_Exit(3);
+        if (what == "print") std::printf("%.*s", static_cast<int>(request.text().size()), request.text().data());
+        if (what == "size") return {.payload = std::string(std::stoul(std::string(request.text())), 'z')};
+        if (what == "thaw") return {.payload = std::to_string(thawed.count())};
+        if (what == "cold") return {.payload = request.cold ? "cold" : "warm"};
+        if (what == "trace") return {.payload = std::string(request.trace)};
+        if (what == "pid") return {.payload = std::to_string(::getpid())};
+        if (what == "hang") ::pause();
+        return {.payload = std::string(request.text()), .content_type = std::string(what)};
+      },
+      std::move(options));
+}
