@@ -1,0 +1,127 @@
+// Invoker: takes invocations, and sees each through: acquire a sandbox, call it, settle the lease.
+//
+// Thread safety: every member from any thread.
+// Completion: exactly once, posted to the handler's associated executor, by the invocation's deadline.
+// A warm invocation that starts on the shard of its sandbox stays on that thread to its end.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <absl/status/status.h>
+#include <absl/status/statusor.h>
+#include <boost/asio/use_future.hpp>
+
+#include "faaskit/core/export.h"
+#include "faaskit/core/ids.h"
+#include "faaskit/core/sandbox.h"
+#include "faaskit/port/async.h"
+#include "faaskit/port/channel.h"
+#include "faaskit/port/clock.h"
+#include "faaskit/port/executors.h"
+#include "faaskit/port/idle_queue.h"
+#include "faaskit/port/sandbox_host.h"
+#include "faaskit/port/slot_directory.h"
+#include "faaskit/port/start_queue.h"
+
+namespace faaskit {
+
+// The invoker chooses a shard itself.
+inline constexpr ShardIndex kAnyShard = ~ShardIndex{0};
+
+struct Invocation {
+  FunctionHandle function;
+  Bytes payload;
+  std::string content_type;
+  std::string trace;
+  // From now on; everything, waiting included, ends by then.
+  std::chrono::milliseconds timeout = std::chrono::seconds(30);
+  // Smaller is served first.
+  std::int32_t priority = 0;
+  std::string tenant;
+  // The shard whose thread calls; kAnyShard from any other thread.
+  ShardIndex shard = kAnyShard;
+};
+
+struct InvocationResult {
+  // OK: `payload` is the function's answer. Otherwise:
+  //   kUnknown            the function raised; the message is its own
+  //   kDeadlineExceeded   waited or ran until the deadline
+  //   kResourceExhausted  refused at once: too many waiters
+  //   kUnavailable        no sandbox could be started, or it died during the call: with the cause
+  //   kInvalidArgument    a limit on the payload
+  //   kNotFound           the function is not defined
+  //   kCancelled          cancelled while waiting, or the host is stopping
+  //   kInternal           the sandbox broke the protocol
+  absl::Status status;
+  Bytes payload;
+  std::string content_type;
+  // Meaningful once a sandbox was leased (`sandbox.host` is not 0).
+  StartKind start = StartKind::warm;
+  SandboxId sandbox;
+  Version version = 0;
+  bool cross_shard = false;
+  std::uint32_t attempts = 1;
+  RequestId request;
+  std::chrono::nanoseconds wait{};   // until a sandbox was leased (of the last attempt), or the error
+  std::chrono::nanoseconds run{};    // in the sandbox
+  std::chrono::nanoseconds total{};
+  std::string log_tail;
+
+  bool ok() const { return status.ok(); }
+  std::string_view text() const {
+    return {reinterpret_cast<const char*>(payload.data()), payload.size()};
+  }
+};
+
+struct InvokerOptions {
+  // Acquires per invocation at most. Each restart means that a call provably never began.
+  std::uint32_t max_attempts = 8;
+  // How often unclaimed starts are sent again while calls wait.
+  std::chrono::milliseconds repair_period = std::chrono::seconds(1);
+};
+
+// What an invoker works with; all outlive it.
+struct InvokerParts {
+  IdleQueue* idle = nullptr;
+  StartQueue* starts = nullptr;
+  const SlotDirectory* slots = nullptr;
+  SandboxHost* host = nullptr;
+  std::shared_ptr<Clock> clock;  // null: the steady clock
+};
+
+class FAASKIT_EXPORT Invoker {
+ public:
+  using executor_type = asio::any_io_executor;
+  Invoker(const Invoker&) = delete;
+  Invoker& operator=(const Invoker&) = delete;
+  // Invocations under way must have ended.
+  virtual ~Invoker() = default;
+  virtual executor_type get_executor() const = 0;
+  virtual InvokerId id() const = 0;
+
+  // Completion signature: void(InvocationResult).
+  // Cancellation: every type but none, while the call waits; once it runs it runs to its end.
+  template <asio::completion_token_for<void(InvocationResult)> Token>
+  auto async_invoke(Invocation invocation, Token&& token) {
+    return initiate<InvocationResult>(this, &Invoker::do_invoke, std::move(invocation), std::forward<Token>(token));
+  }
+
+  // Blocking form. REQUIRES: not called on a thread that runs a shard; it would wait for itself.
+  InvocationResult invoke(Invocation invocation) { return async_invoke(std::move(invocation), asio::use_future).get(); }
+
+ protected:
+  Invoker() = default;
+
+ private:
+  virtual void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) = 0;
+};
+
+// kInvalidArgument: a missing part, no shards, or an option at fault.
+FAASKIT_EXPORT absl::StatusOr<std::unique_ptr<Invoker>> make_invoker(HostExecutors executors, InvokerParts parts,
+                                                                     InvokerOptions options = {});
+
+}  // namespace faaskit
