@@ -85,7 +85,7 @@ class FAASKIT_EXPORT Seat {
 struct SeatSpec {
   // Unique per instance; becomes the directory's name.
   std::string name;
-  ResourceLimits limits;
+  ResourceLimits limits = {};
 };
 
 class FAASKIT_EXPORT Freezer {
