@@ -82,6 +82,9 @@ class FAASKIT_EXPORT SandboxFactory {
   //   kResourceExhausted  EAGAIN, ENOMEM, EMFILE, pid limit, no uid free: with the operand
   //   kUnavailable        the set-up inside failed: says which step, with errno
   virtual absl::StatusOr<SandboxHandles> create(const CreateParams& params) = 0;
+  // Asked when a sandbox's pidfd reads as ready: reaps it, and says how it ended ("exited with status 1",
+  // "killed by signal 9"). Empty: it has not ended yet. Never blocks.
+  virtual std::string reap(int pidfd) = 0;
   // The sandbox was reaped: what belonged to it (uid, directory) may be used again.
   virtual void released(SandboxId id) = 0;
 
