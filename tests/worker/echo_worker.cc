@@ -29,7 +29,11 @@ int main(int argc, char**) {
         if (what == "cold") return {.payload = request.cold ? "cold" : "warm"};
         if (what == "trace") return {.payload = std::string(request.trace)};
         if (what == "pid") return {.payload = std::to_string(::getpid())};
-        if (what == "hang") ::pause();
+        if (what == "hang") {
+          std::puts("hanging");
+          std::fflush(stdout);
+          ::pause();
+        }
         return {.payload = std::string(request.text()), .content_type = std::string(what)};
       },
       std::move(options));
