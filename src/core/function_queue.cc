@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cassert>
+#include <tuple>
 #include <utility>
 
-#include <absl/container/btree_map.h>
+#include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
@@ -12,11 +13,17 @@
 namespace faaskit {
 
 struct FunctionQueue::Tables {
+  // By (priority, ticket); the request only tells apart two that bring the same kept ticket.
+  struct Before {
+    bool operator()(const Waiter* a, const Waiter* b) const {
+      return std::tie(a->priority, a->ticket, a->request) < std::tie(b->priority, b->ticket, b->request);
+    }
+  };
   // Owning. Few per function, and a host's word about one arrives once per call.
   absl::flat_hash_map<SandboxId, Record*> records;
   // Leases granted by acquire() and hand-over, so that a repeated or cancelled request finds its own.
   absl::flat_hash_map<RequestId, Record*> leases;
-  absl::btree_map<std::pair<std::int32_t, Ticket>, Waiter*> line;
+  absl::btree_set<Waiter*, Before> line;
   absl::flat_hash_map<RequestId, Waiter*> waiters;
   absl::flat_hash_map<std::uint64_t, Start> starts;  // by StartId::number
   // Gone while pinned.
@@ -59,7 +66,7 @@ void FunctionQueue::unlink_idle(Record& record) {
 }
 
 FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
-  if (idle_ == 0) return nullptr;
+  if (idle_ == 0 || !defined_) return nullptr;
   const std::size_t count = idle_lists_.size();
   for (std::size_t i = 0; i < count; ++i) {
     const IdleList& list = idle_lists_[(shard + i) % count];
@@ -118,9 +125,27 @@ void FunctionQueue::end_lease(Record& record) {
   if (it != tables_->leases.end() && it->second == &record) tables_->leases.erase(it);
 }
 
+bool FunctionQueue::draining(HostId host) const {
+  return std::find(draining_.begin(), draining_.end(), host) != draining_.end();
+}
+
+// What is announced before the function is defined is kept until define() says what it is worth.
 bool FunctionQueue::grantable(const Record& record) const {
-  return record.sandbox.version == config_.version &&
-         std::find(draining_.begin(), draining_.end(), record.sandbox.id.host) == draining_.end();
+  return (record.sandbox.version == config_.version || !defined_) && !draining(record.sandbox.id.host);
+}
+
+// Starts of older versions cover nobody: what they make will be retired.
+std::size_t FunctionQueue::covering_starts() const {
+  return static_cast<std::size_t>(std::count_if(tables_->starts.begin(), tables_->starts.end(), [&](const auto& entry) {
+    return entry.second.version == config_.version;
+  }));
+}
+
+// A busy sandbox that may serve on when it returns.
+bool FunctionQueue::busy_cover() const {
+  return leased_ > 0 && std::any_of(tables_->records.begin(), tables_->records.end(), [&](const auto& entry) {
+           return entry.second->state == SandboxState::leased && grantable(*entry.second);
+         });
 }
 
 void FunctionQueue::retire(Record& record, Effects& effects) {
@@ -134,7 +159,7 @@ void FunctionQueue::retire(Record& record, Effects& effects) {
 }
 
 void FunctionQueue::drop_line(Waiter& waiter) {
-  tables_->line.erase({waiter.priority, waiter.ticket});
+  tables_->line.erase(&waiter);
   tables_->waiters.erase(waiter.request);
 }
 
@@ -150,7 +175,7 @@ void FunctionQueue::place(Record& record, bool fresh, TimePoint now, Effects& ef
     if (fresh) note_ready_surplus(now);
     return;
   }
-  Waiter* waiter = tables_->line.begin()->second;
+  Waiter* waiter = *tables_->line.begin();
   drop_line(*waiter);
   StartKind kind = StartKind::cold;
   if (!fresh) {
@@ -183,27 +208,24 @@ void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
   trim_steals();
   if (!defined_ || now < backoff_until_) return;
   backoff_until_ = TimePoint::min();
+  const auto at_cap = [&] {
+    return tables_->starts.size() >= config_.caps.max_starts ||
+           live() + tables_->starts.size() >= config_.caps.max_sandboxes;
+  };
+  if (tables_->line.empty() || at_cap()) return;
   auto next_unflagged = tables_->line.begin();
-  while (tables_->starts.size() < config_.caps.max_starts &&
-         live() + tables_->starts.size() < config_.caps.max_sandboxes &&
-         tables_->starts.size() < tables_->line.size()) {
-    if (config_.policy == StartPolicy::wait_only) {
-      // A busy sandbox of this version will return, and a start will come: either covers everybody.
-      const bool covered =
-          !tables_->starts.empty() || std::any_of(tables_->records.begin(), tables_->records.end(), [&](auto& entry) {
-            return entry.second->state == SandboxState::leased && grantable(*entry.second);
-          });
-      if (covered) return;
-    }
+  for (std::size_t covering = covering_starts(); covering < tables_->line.size() && !at_cap(); ++covering) {
+    // A busy sandbox of this version will return, and a start will come: either covers everybody.
+    if (config_.policy == StartPolicy::wait_only && (covering > 0 || busy_cover())) return;
     const StartId id{.nonce = nonce_, .number = ++next_start_};
     tables_->starts.emplace(id.number, Start{.version = config_.version, .claimed_by = {}});
     ++counters_.starts_admitted;
-    while (next_unflagged != tables_->line.end() && next_unflagged->second->start_requested) ++next_unflagged;
+    while (next_unflagged != tables_->line.end() && (*next_unflagged)->start_requested) ++next_unflagged;
     if (effects.starts.empty()) {
       const auto whom = next_unflagged != tables_->line.end() ? next_unflagged : tables_->line.begin();
-      effects.starts_for = whom->second->request.invoker;
+      effects.starts_for = (*whom)->request.invoker;
     }
-    if (next_unflagged != tables_->line.end()) next_unflagged->second->start_requested = true;
+    if (next_unflagged != tables_->line.end()) (*next_unflagged)->start_requested = true;
     effects.starts.push_back({.id = id, .function = name_, .version = config_.version});
   }
 }
@@ -213,10 +235,6 @@ FunctionQueue::TimePoint FunctionQueue::next_event() const {
 }
 
 absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, Effects& effects) {
-  if (defined_ && config.version < config_.version) {
-    return absl::AbortedError(absl::StrFormat("define %s version %d: version %d is already current", name_,
-                                              config.version, config_.version));
-  }
   if (config.version == 0) {
     return absl::InvalidArgumentError(absl::StrCat("define ", name_, ": version 0 means 'none yet'"));
   }
@@ -225,7 +243,11 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
         absl::StrFormat("define %s: max_sandboxes %d, max_starts %d: both must be at least 1", name_,
                         config.caps.max_sandboxes, config.caps.max_starts));
   }
-  const bool redeploy = defined_ && config.version > config_.version;
+  if (defined_ && config.version < config_.version) {
+    return absl::AbortedError(absl::StrFormat("define %s version %d: version %d is already current", name_,
+                                              config.version, config_.version));
+  }
+  const bool redeploy = !defined_ || config.version > config_.version;
   config_ = config;
   defined_ = true;
   if (redeploy) {
@@ -239,7 +261,7 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
     for (auto& [id, record] : tables_->records) {
       if (record->state == SandboxState::idle && !grantable(*record)) retire(*record, effects);
     }
-    for (auto& [key, waiter] : tables_->line) waiter->start_requested = false;
+    for (Waiter* waiter : tables_->line) waiter->start_requested = false;
   }
   evaluate(now, effects);
   return absl::OkStatus();
@@ -305,10 +327,10 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
   } else {
     last_ticket_ = std::max(last_ticket_, waiter.ticket);
   }
-  tables_->line.emplace(std::pair{waiter.priority, waiter.ticket}, &waiter);
+  tables_->line.insert(&waiter);
   tables_->waiters.emplace(waiter.request, &waiter);
   // A surplus start that is still in flight was, from now on, requested for this waiter.
-  if (tables_->starts.size() >= tables_->line.size()) waiter.start_requested = true;
+  if (covering_starts() >= tables_->line.size()) waiter.start_requested = true;
   evaluate(now, effects);
   result.outcome = AcquireOutcome::queued;
   return result;
@@ -343,7 +365,10 @@ absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox
     return absl::AbortedError(
         absl::StrCat("claim ", to_string(start), ": claimed by ", to_string(wanted.claimed_by)));
   }
-  if (config_.surplus == SurplusStarts::cancel_queued && tables_->starts.size() > tables_->line.size()) {
+  if (draining(sandbox.host)) {
+    return absl::AbortedError(absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
+  }
+  if (config_.surplus == SurplusStarts::cancel_queued && covering_starts() > tables_->line.size()) {
     tables_->starts.erase(found);
     return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": surplus, nobody waits for it"));
   }
@@ -456,9 +481,9 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
                                                          config_.retry.max_backoff);
     backoff_until_ = now + std::chrono::duration_cast<std::chrono::nanoseconds>(full * (0.5 + 0.5 * jitter));
     // Cover is many-to-one: another start in flight or a busy sandbox covers everybody.
-    if (consecutive_failures_ >= config_.retry.budget && tables_->starts.empty() && leased_ == 0 &&
-        !tables_->line.empty()) {
-      Waiter* oldest = tables_->line.begin()->second;
+    if (consecutive_failures_ >= config_.retry.budget && !tables_->line.empty() && covering_starts() == 0 &&
+        !busy_cover()) {
+      Waiter* oldest = *tables_->line.begin();
       drop_line(*oldest);
       effects.failures.push_back(
           {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s", name_,
@@ -569,7 +594,7 @@ void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
 }
 
 void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
-  if (std::find(draining_.begin(), draining_.end(), host) == draining_.end()) draining_.push_back(host);
+  if (!draining(host)) draining_.push_back(host);
   for (auto& [id, record] : tables_->records) {
     if (id.host == host && record->state == SandboxState::idle) retire(*record, effects);
   }
@@ -578,7 +603,7 @@ void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
 
 std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effects& effects) {
   std::vector<Waiter*> purged;
-  for (const auto& [key, waiter] : tables_->line) {
+  for (Waiter* waiter : tables_->line) {
     if (waiter->request.invoker == invoker) purged.push_back(waiter);
   }
   for (Waiter* waiter : purged) drop_line(*waiter);
@@ -607,7 +632,7 @@ void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& repor
     }
   }
   bool waits = false;
-  for (const auto& [key, waiter] : tables_->line) {
+  for (const Waiter* waiter : tables_->line) {
     if (waiter->request.invoker != invoker) continue;
     waits = true;
     report.waiters.push_back({.request = waiter->request, .attempt = waiter->attempt, .ticket = waiter->ticket});
@@ -650,9 +675,7 @@ std::vector<const FunctionQueue::Record*> FunctionQueue::records() const {
 }
 
 std::vector<const FunctionQueue::Waiter*> FunctionQueue::waiters() const {
-  std::vector<const Waiter*> all;
-  for (const auto& [key, waiter] : tables_->line) all.push_back(waiter);
-  return all;
+  return {tables_->line.begin(), tables_->line.end()};
 }
 
 bool FunctionQueue::start_in_flight(const StartId& id) const {

@@ -123,7 +123,7 @@ class FAASKIT_EXPORT FunctionQueue {
   // waiter that is no longer kept, or nullptr.
   Waiter* cancel(const RequestId& request, std::uint32_t attempt, TimePoint now, Effects& effects);
 
-  // kAborted: another sandbox has claimed it.  kNotFound: not wanted any more.
+  // kAborted: another sandbox has claimed it, or its host drains.  kNotFound: not wanted any more.
   absl::Status claim(const StartId& start, const SandboxId& sandbox);
   // OK: known now (or it was). kAborted: the sandbox must be destroyed and reported gone.
   absl::Status offer(const Offer& offer, TimePoint now, Effects& effects);
@@ -189,7 +189,10 @@ class FAASKIT_EXPORT FunctionQueue {
   void retire(Record& record, Effects& effects);
   void set_state(Record& record, SandboxState state);
   void erase(Record& record);
+  bool draining(HostId host) const;
   bool grantable(const Record& record) const;
+  std::size_t covering_starts() const;
+  bool busy_cover() const;
   void drop_line(Waiter& waiter);
   void note_ready_surplus(TimePoint now);
   void trim_steals();

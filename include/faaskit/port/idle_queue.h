@@ -190,7 +190,8 @@ class FAASKIT_EXPORT IdleQueue {
 
   // -- What hosts do. Each answers kUnavailable if the backend cannot be reached: repeat it.
 
-  // Takes on a start for `sandbox`, once. kAborted: another has it. kNotFound: not wanted any more.
+  // Takes on a start for `sandbox`, once. kAborted: another has it, or the host is draining.
+  // kNotFound: not wanted any more.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_claim(ClaimParams params, Token&& token) {
     return initiate<absl::Status>(this, &IdleQueue::do_claim, std::move(params), std::forward<Token>(token));
