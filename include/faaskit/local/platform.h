@@ -39,28 +39,28 @@ struct PlatformOptions {
   // Threads for what blocks: process creation, mounts, removal of cgroups.
   std::uint32_t blocking_threads = 4;
   // Names this platform's cgroups and folders, [a-z0-9-]; empty: one is made up.
-  std::string instance;
+  std::string instance = {};
   // Home of the instance's lock and sockets. Leftovers of dead instances below it are swept at start.
   std::string runtime_dir = "/run/faaskit";
   FreezerChoice freezer = FreezerChoice::automatic;
-  LocalHostOptions host;
-  InvokerOptions invoker;
-  ChannelLimits channel;
-  std::shared_ptr<EventSink> events;  // may be null
-  std::shared_ptr<LogSink> logs;      // may be null
+  LocalHostOptions host = {};
+  InvokerOptions invoker = {};
+  ChannelLimits channel = {};
+  std::shared_ptr<EventSink> events = {};  // may be null
+  std::shared_ptr<LogSink> logs = {};      // may be null
 };
 
 struct Function {
-  std::string name;
+  std::string name = {};
   std::string runtime = "python3";
-  std::string code_path;
-  std::string handler;
-  std::vector<std::pair<std::string, std::string>> env;
-  ResourceLimits limits;
+  std::string code_path = {};
+  std::string handler = {};
+  std::vector<std::pair<std::string, std::string>> env = {};
+  ResourceLimits limits = {};
   Isolation minimum_isolation = Isolation::process;
-  FunctionCaps caps;
+  FunctionCaps caps = {};
   StartPolicy policy = StartPolicy::race;
-  StartRetry retry;
+  StartRetry retry = {};
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
 };
@@ -68,9 +68,9 @@ struct Function {
 struct InvokeOptions {
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   std::int32_t priority = 0;
-  std::string content_type;
-  std::string trace;
-  std::string tenant;
+  std::string content_type = {};
+  std::string trace = {};
+  std::string tenant = {};
 };
 
 class FAASKIT_EXPORT Platform {
