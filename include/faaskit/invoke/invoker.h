@@ -98,7 +98,7 @@ class FAASKIT_EXPORT Invoker {
   using executor_type = asio::any_io_executor;
   Invoker(const Invoker&) = delete;
   Invoker& operator=(const Invoker&) = delete;
-  // Invocations under way must have ended.
+  // Invocations under way must have ended. Destroy it on shard 0's thread, or when no shard runs.
   virtual ~Invoker() = default;
   virtual executor_type get_executor() const = 0;
   virtual InvokerId id() const = 0;

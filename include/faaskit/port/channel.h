@@ -79,6 +79,7 @@ struct CallResult {
   // Proof that the function did not begin: no byte of the call was sent; or the peer died with
   // ECONNRESET and this call was the only frame sent since the last one it answered.
   bool never_began = false;
+  Bytes payload;  // of the call, handed back if it never began
 };
 
 class FAASKIT_EXPORT Channel {

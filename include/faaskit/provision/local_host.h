@@ -90,6 +90,9 @@ struct SandboxView {
 
 class FAASKIT_EXPORT LocalHost : public SandboxHost {
  public:
+  // async_stop() must have completed; without it sandboxes live on until their freezer is destroyed.
+  ~LocalHost() override = default;
+
   virtual HostId id() const = 0;
 
   // Makes a function version known; later starts of it use this spec. The caller then defines it in the

@@ -1,0 +1,274 @@
+#include "faaskit/invoke/invoker.h"
+
+#include <atomic>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include <absl/strings/str_format.h>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/dispatch.hpp>
+
+#include "faaskit/core/slots.h"
+#include "faaskit/invoke/invocation_machine.h"
+#include "support/random.h"
+
+namespace faaskit {
+namespace {
+
+// One invocation under way. Touched on its shard's thread only, once it has begun to wait.
+struct Call {
+  Call(Handler<InvocationResult> handler, TimePoint deadline, std::uint32_t max_attempts)
+      : done(std::move(handler)), machine(deadline, max_attempts) {}
+  Handler<InvocationResult> done;
+  asio::any_io_executor home;
+  Invocation invocation;
+  InvocationMachine machine;
+  TimePoint begun;
+  TimePoint deadline;
+  ShardIndex shard = 0;
+  std::optional<Lease> lease;
+  InvocationResult result;
+  asio::cancellation_signal stop_waiting;
+  bool cancellable = false;
+  bool cancelled = false;
+};
+using CallPtr = std::shared_ptr<Call>;
+
+class InvokerImpl final : public Invoker {
+ public:
+  InvokerImpl(HostExecutors executors, InvokerParts parts, InvokerOptions options)
+      : executors_(std::move(executors)),
+        parts_(std::move(parts)),
+        options_(options),
+        id_(random_id()),
+        random_(random_id()),
+        repair_timer_(parts_.clock->make_timer(executors_.shards[0])),
+        watch_(parts_.idle->watch_starts(id_, executors_.shards[0], [this](std::vector<StartRequest> starts) {
+          for (StartRequest& start : starts) carry(std::move(start));
+        })) {}
+
+  ~InvokerImpl() override { *alive_ = false; }
+
+  executor_type get_executor() const override { return executors_.shards[0]; }
+  InvokerId id() const override { return id_; }
+
+ private:
+  void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) override {
+    const TimePoint now = parts_.clock->now();
+    const TimePoint deadline = now + invocation.timeout;
+    auto call = std::make_shared<Call>(std::move(done), deadline, options_.max_attempts);
+    call->home = std::move(home);
+    call->invocation = std::move(invocation);
+    call->begun = now;
+    call->deadline = deadline;
+    call->result.request = {.invoker = id_, .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
+    const ShardIndex shards = static_cast<ShardIndex>(executors_.shards.size());
+    if (!call->invocation.function) return finish(*call, absl::NotFoundError("invoke: no such function"));
+    if (call->invocation.shard == kAnyShard) {
+      call->shard = next_shard_.fetch_add(1, std::memory_order_relaxed) % shards;
+    } else if (call->invocation.shard < shards) {
+      call->shard = call->invocation.shard;
+    } else {
+      return finish(*call, absl::InvalidArgumentError(absl::StrFormat("invoke: shard %d, but there are %d",
+                                                                      call->invocation.shard, shards)));
+    }
+    watch_for_cancel(call);
+    call->machine.begin();
+    std::optional<Lease> lease = parts_.idle->try_acquire(
+        {.function = call->invocation.function, .request = call->result.request, .attempt = 1, .shard = call->shard});
+    if (lease) return leased(std::move(call), std::move(*lease));
+    acquire(std::move(call));
+  }
+
+  void watch_for_cancel(const CallPtr& call) {
+    auto slot = asio::get_associated_cancellation_slot(call->done);
+    if (!slot.is_connected()) return;
+    call->cancellable = true;
+    slot.assign([weak = std::weak_ptr<Call>(call), shard = executors_.shards[call->shard]](
+                    asio::cancellation_type_t type) {
+      if (type == asio::cancellation_type::none) return;
+      asio::post(shard, [weak, type] {
+        if (CallPtr call = weak.lock()) {
+          call->cancelled = true;
+          call->stop_waiting.emit(type);
+        }
+      });
+    });
+  }
+
+  // On the call's own shard, so that its cancellation signal has one thread.
+  void acquire(CallPtr call) {
+    const asio::any_io_executor& shard = executors_.shards[call->shard];
+    asio::dispatch(shard, [this, call = std::move(call)]() mutable {
+      if (call->cancelled) return cancelled(*call);
+      begin_waiting();
+      AcquireParams params{.function = call->invocation.function,
+                           .request = call->result.request,
+                           .attempt = call->machine.attempt(),
+                           .ticket = call->machine.ticket(),
+                           .previous = call->machine.previous(),
+                           .priority = call->invocation.priority,
+                           .shard = call->shard,
+                           .tenant = call->invocation.tenant,
+                           .deadline = call->deadline};
+      const auto slot = call->stop_waiting.slot();
+      const auto& executor = executors_.shards[call->shard];
+      parts_.idle->async_acquire(
+          std::move(params),
+          asio::bind_cancellation_slot(
+              slot, asio::bind_executor(executor, [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
+                waiting_.fetch_sub(1, std::memory_order_relaxed);
+                if (!lease.ok()) return perform(call, call->machine.not_acquired(lease.status()));
+                if (call->cancelled) {
+                  std::move(*lease).release();  // it overtook the cancel, and is put back unused
+                  return cancelled(*call);
+                }
+                leased(std::move(call), *std::move(lease));
+              })));
+    });
+  }
+
+  void leased(CallPtr call, Lease lease) {
+    call->result.wait = parts_.clock->now() - call->begun;
+    call->result.start = lease.start();
+    call->result.sandbox = lease.sandbox().id;
+    call->result.version = lease.sandbox().version;
+    call->result.cross_shard = lease.cross_shard();
+    call->result.attempts = call->machine.attempt();
+    call->machine.acquired(lease.ticket());
+    const ShardIndex home = lease.sandbox().home_shard;
+    HostCall host_call{.sandbox = lease.sandbox().id,
+                       .home_shard = home,
+                       .token = lease.token(),
+                       .lease = lease.id(),
+                       .deadline = call->deadline,
+                       .trace = call->invocation.trace,
+                       .content_type = call->invocation.content_type,
+                       .payload = std::move(call->invocation.payload)};
+    call->lease.emplace(std::move(lease));
+    parts_.host->async_call(
+        std::move(host_call),
+        asio::bind_executor(executors_.shards[home % executors_.shards.size()],
+                            [this, call = std::move(call)](HostReply reply) mutable { replied(call, std::move(reply)); }));
+  }
+
+  void replied(const CallPtr& call, HostReply reply) {
+    const InvocationMachine::CallEnd end{
+        .status = reply.status, .never_began = reply.never_began, .clean = reply.clean};
+    InvocationMachine::Step step = call->machine.called(end, parts_.clock->now());
+    call->invocation.payload = std::move(reply.payload);
+    call->result.run = reply.run_time;
+    call->result.log_tail = std::move(reply.log_tail);
+    if (step.action == InvocationMachine::Action::finish && step.status.ok()) {
+      step.status = std::move(reply.reply.function_status);
+      call->result.payload = std::move(reply.reply.payload);
+      call->result.content_type = std::move(reply.reply.content_type);
+    }
+    perform(call, std::move(step));
+  }
+
+  void perform(const CallPtr& call, InvocationMachine::Step step) {
+    if (step.settle) {
+      Lease lease = *std::move(call->lease);
+      call->lease.reset();
+      switch (step.outcome) {
+        case Outcome::reusable: std::move(lease).release(); break;
+        case Outcome::retired: std::move(lease).retire(); break;
+        case Outcome::refused: std::move(lease).refuse(); break;
+      }
+    }
+    if (step.action == InvocationMachine::Action::acquire) return acquire(call);
+    finish(*call, std::move(step.status));
+  }
+
+  void cancelled(Call& call) { finish(call, absl::CancelledError("invoke: cancelled by the caller while it waited")); }
+
+  void finish(Call& call, absl::Status status) {
+    call.result.status = std::move(status);
+    call.result.total = parts_.clock->now() - call.begun;
+    if (call.result.sandbox.host == 0) call.result.wait = call.result.total;
+    asio::post(call.home, [done = std::move(call.done), result = std::move(call.result),
+                           cancellable = call.cancellable]() mutable {
+      if (cancellable) asio::get_associated_cancellation_slot(done).clear();
+      std::move(done)(std::move(result));
+    });
+  }
+
+  // -- Starts: to the less loaded of the two owners. On shard 0.
+
+  void carry(StartRequest start) {
+    const std::shared_ptr<const SlotMap> map = parts_.slots->snapshot();
+    const CandidateSlots slots = candidate_slots(start.function);
+    HostId owner = map->owner[slots.primary];
+    const HostId other = map->owner[slots.secondary];
+    if (owner == 0 || (other != 0 && other != owner &&
+                       less_loaded(parts_.starts->load(owner), parts_.starts->load(other), random_()) == 1)) {
+      owner = other;
+    }
+    if (owner == 0) return;  // nobody owns the slots; the next repair tries again
+    PushParams params{.host = owner, .start = std::move(start)};
+    // A refused push is repeated by the next repair: the start stays in its outbox until claimed.
+    parts_.starts->async_push(std::move(params), asio::bind_executor(executors_.shards[0], [](absl::Status) {}));
+  }
+
+  void begin_waiting() {
+    if (waiting_.fetch_add(1, std::memory_order_relaxed) != 0) return;
+    asio::post(executors_.shards[0], [this, alive = alive_] {
+      if (*alive) arm_repair();
+    });
+  }
+
+  void arm_repair() {
+    if (repairing_) return;
+    repairing_ = true;
+    repair_timer_->arm(parts_.clock->now() + options_.repair_period, [this] { repair(); });
+  }
+
+  void repair() {
+    repairing_ = false;
+    if (waiting_.load(std::memory_order_relaxed) == 0) return;
+    arm_repair();
+    InvokerParams params{.invoker = id_};
+    parts_.idle->async_repair(
+        params, asio::bind_executor(executors_.shards[0], [this, alive = alive_](absl::StatusOr<RepairReport> report) {
+          if (!*alive || !report.ok()) return;
+          for (StartRequest& start : report->unclaimed) carry(std::move(start));
+        }));
+  }
+
+  const HostExecutors executors_;
+  const InvokerParts parts_;
+  const InvokerOptions options_;
+  const InvokerId id_;
+  std::atomic<std::uint64_t> next_sequence_{0};
+  std::atomic<ShardIndex> next_shard_{0};
+  std::atomic<std::uint64_t> waiting_{0};
+  // On shard 0.
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::mt19937_64 random_;
+  bool repairing_ = false;
+  std::unique_ptr<Timer> repair_timer_;
+  std::unique_ptr<Watch> watch_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Invoker>> make_invoker(HostExecutors executors, InvokerParts parts,
+                                                      InvokerOptions options) {
+  if (executors.shards.empty()) return absl::InvalidArgumentError("make_invoker: no shards; at least one");
+  if (parts.idle == nullptr || parts.starts == nullptr || parts.slots == nullptr || parts.host == nullptr) {
+    return absl::InvalidArgumentError("make_invoker: idle, starts, slots and host must all be given");
+  }
+  if (options.max_attempts == 0) return absl::InvalidArgumentError("make_invoker: max_attempts is 0; at least 1");
+  if (options.repair_period.count() <= 0) {
+    return absl::InvalidArgumentError("make_invoker: repair_period must be positive");
+  }
+  if (!parts.clock) parts.clock = make_steady_clock();
+  return std::make_unique<InvokerImpl>(std::move(executors), std::move(parts), options);
+}
+
+}  // namespace faaskit

@@ -1,0 +1,249 @@
+// The convenience composition: nothing here that a host application could not write itself.
+#include "faaskit/local/platform.h"
+
+#include <cstring>
+#include <future>
+#include <map>
+#include <shared_mutex>
+#include <thread>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+
+#include "faaskit/cgroup/freezer.h"
+#include "faaskit/memory/idle_queue.h"
+#include "faaskit/memory/placement.h"
+#include "faaskit/process/sandbox_factory.h"
+#include "faaskit/uds/channel_factory.h"
+#include "support/random.h"
+
+namespace faaskit::local {
+namespace {
+
+// The threads: one loop per shard, and a pool for what blocks.
+class Threads {
+ public:
+  Threads(std::uint32_t shards, std::uint32_t blocking) : blocking_(blocking) {
+    for (std::uint32_t i = 0; i < shards; ++i) {
+      loops_.push_back(std::make_unique<asio::io_context>(1));
+      guards_.push_back(asio::make_work_guard(*loops_.back()));
+      threads_.emplace_back([loop = loops_.back().get()] { loop->run(); });
+    }
+  }
+  ~Threads() { join(); }
+
+  HostExecutors executors() {
+    HostExecutors executors{.shards = {}, .blocking = blocking_.get_executor()};
+    for (auto& loop : loops_) executors.shards.push_back(loop->get_executor());
+    return executors;
+  }
+  void join() {
+    blocking_.join();
+    guards_.clear();
+    for (auto& loop : loops_) loop->stop();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+ private:
+  std::vector<std::unique_ptr<asio::io_context>> loops_;
+  std::vector<asio::executor_work_guard<asio::io_context::executor_type>> guards_;
+  std::vector<std::thread> threads_;
+  asio::thread_pool blocking_;  // what it never ran may refer to the loops, and goes before them
+};
+
+cgroup::Choice to_choice(FreezerChoice choice) {
+  switch (choice) {
+    case FreezerChoice::automatic: return cgroup::Choice::automatic;
+    case FreezerChoice::cgroup_v2: return cgroup::Choice::cgroup_v2;
+    case FreezerChoice::cgroup_v1: return cgroup::Choice::cgroup_v1;
+    case FreezerChoice::stop_signals: return cgroup::Choice::stop_signals;
+    case FreezerChoice::none: return cgroup::Choice::none;
+  }
+  return cgroup::Choice::automatic;
+}
+
+class PlatformImpl final : public Platform {
+ public:
+  static absl::StatusOr<std::unique_ptr<Platform>> make(PlatformOptions options) {
+    if (options.shards == 0 || options.blocking_threads == 0) {
+      return absl::InvalidArgumentError(absl::StrFormat("make_platform: shards %d, blocking_threads %d: at least 1 each",
+                                                        options.shards, options.blocking_threads));
+    }
+    if (options.instance.empty()) options.instance = absl::StrFormat("local-%x", random_id());
+
+    // Before anything of ours exists: what a killed predecessor left behind goes.
+    absl::StatusOr<cgroup::SweepReport> swept = cgroup::sweep(options.runtime_dir, options.events.get());
+    if (!swept.ok()) return swept.status();
+
+    auto platform = std::unique_ptr<PlatformImpl>(new PlatformImpl(options));
+    PlatformImpl& p = *platform;
+    cgroup::FreezerOptions freezer_options;
+    freezer_options.instance = options.instance;
+    freezer_options.choice = to_choice(options.freezer);
+    freezer_options.events = options.events;
+    freezer_options.runtime_dir = options.runtime_dir;
+    absl::StatusOr<std::unique_ptr<Freezer>> freezer = cgroup::make_freezer(std::move(freezer_options));
+    if (!freezer.ok()) return freezer.status();
+    p.freezer_ = *std::move(freezer);
+
+    process::FactoryOptions factory_options;
+    factory_options.runtime_dir = options.runtime_dir;
+    absl::StatusOr<std::unique_ptr<SandboxFactory>> factory = process::make_sandbox_factory(std::move(factory_options));
+    if (!factory.ok()) return factory.status();
+    p.factory_ = *std::move(factory);
+
+    absl::StatusOr<std::unique_ptr<ChannelFactory>> channels = uds::make_channel_factory(options.channel, p.clock_);
+    if (!channels.ok()) return channels.status();
+
+    const HostExecutors executors = p.threads_.executors();
+    absl::StatusOr<std::unique_ptr<IdleQueue>> idle = memory::make_idle_queue(
+        executors.shards[0], {.clock = p.clock_, .shards = static_cast<std::uint32_t>(executors.shards.size())});
+    if (!idle.ok()) return idle.status();
+    p.idle_ = *std::move(idle);
+    p.starts_ = memory::make_start_queue(executors.shards[0]);
+
+    LocalHostParts parts;
+    parts.idle = p.idle_.get();
+    parts.starts = p.starts_.get();
+    parts.freezer = p.freezer_;
+    parts.factory = p.factory_;
+    parts.channels = std::shared_ptr<ChannelFactory>(*std::move(channels));
+    parts.clock = p.clock_;
+    parts.events = options.events;
+    parts.logs = options.logs;
+    absl::StatusOr<std::unique_ptr<LocalHost>> host = make_local_host(executors, std::move(parts), options.host);
+    if (!host.ok()) return host.status();
+    p.host_ = *std::move(host);
+
+    absl::StatusOr<std::unique_ptr<SlotDirectory>> slots = memory::make_slot_directory({p.host_->id()});
+    if (!slots.ok()) return slots.status();
+    p.slots_ = *std::move(slots);
+
+    absl::StatusOr<std::unique_ptr<Invoker>> invoker =
+        make_invoker(executors,
+                     {.idle = p.idle_.get(),
+                      .starts = p.starts_.get(),
+                      .slots = p.slots_.get(),
+                      .host = p.host_.get(),
+                      .clock = p.clock_},
+                     options.invoker);
+    if (!invoker.ok()) return invoker.status();
+    p.invoker_ = *std::move(invoker);
+    return platform;
+  }
+
+  ~PlatformImpl() override {
+    if (host_) (void)PlatformImpl::stop(std::chrono::seconds(10));
+    threads_.join();
+    // From here on no loop runs, and the order is that of dependence.
+    invoker_.reset();
+    host_.reset();
+    starts_.reset();
+    idle_.reset();
+    factory_.reset();
+    freezer_.reset();
+  }
+
+  absl::Status deploy(Function function) override {
+    absl::StatusOr<FunctionHandle> handle = idle_->resolve(function.name);
+    if (!handle.ok()) return handle.status();
+    // One deploy at a time, so that versions reach host and queue in the same order.
+    std::lock_guard deploying(deploy_mutex_);
+    const Version version = ++last_version_;
+    HostedFunction hosted;
+    hosted.handle = *handle;
+    hosted.keep_alive = function.keep_alive;
+    hosted.spec = {.name = function.name,
+                   .version = version,
+                   .runtime = std::move(function.runtime),
+                   .code_path = std::move(function.code_path),
+                   .handler = std::move(function.handler),
+                   .env = std::move(function.env),
+                   .limits = function.limits,
+                   .minimum_isolation = function.minimum_isolation};
+    if (absl::Status known = host_->deploy(std::move(hosted)); !known.ok()) return known;
+    DefineParams params{.function = *handle, .config = {}};
+    params.config.version = version;
+    params.config.caps = function.caps;
+    params.config.policy = function.policy;
+    params.config.retry = function.retry;
+    absl::Status defined = idle_->async_define(std::move(params), asio::use_future).get();
+    if (!defined.ok()) return defined;
+    std::unique_lock lock(functions_mutex_);
+    functions_[function.name] = *handle;
+    return absl::OkStatus();
+  }
+
+  InvocationResult invoke(std::string_view function, std::string_view payload, InvokeOptions options) override {
+    Bytes bytes(payload.size());
+    if (!payload.empty()) std::memcpy(bytes.data(), payload.data(), payload.size());
+    return invoker_->invoke(make_invocation(function, std::move(bytes), std::move(options)));
+  }
+
+  Invocation make_invocation(std::string_view function, Bytes payload, InvokeOptions options) override {
+    return {.function = handle_of(function),
+            .payload = std::move(payload),
+            .content_type = std::move(options.content_type),
+            .trace = std::move(options.trace),
+            .timeout = options.timeout,
+            .priority = options.priority,
+            .tenant = std::move(options.tenant)};
+  }
+
+  QueueStats stats(std::string_view function) const override {
+    const FunctionHandle handle = handle_of(function);
+    return handle ? idle_->stats(handle) : QueueStats{};
+  }
+  std::vector<SandboxView> sandboxes() const override { return host_->sandboxes(); }
+
+  absl::Status stop(std::chrono::milliseconds timeout) override {
+    std::future<absl::Status> stopped = host_->async_stop(asio::use_future);
+    if (stopped.wait_for(timeout) != std::future_status::ready) {
+      return absl::DeadlineExceededError(
+          absl::StrFormat("stop: %d sandboxes are left after %d ms", host_->sandboxes().size(), timeout.count()));
+    }
+    return stopped.get();
+  }
+
+  Invoker& invoker() override { return *invoker_; }
+  LocalHost& host() override { return *host_; }
+  IdleQueue& idle_queue() override { return *idle_; }
+  const Freezer& freezer() const override { return *freezer_; }
+  const SandboxFactory& factory() const override { return *factory_; }
+
+ private:
+  explicit PlatformImpl(const PlatformOptions& options)
+      : clock_(make_steady_clock()), threads_(options.shards, options.blocking_threads) {}
+
+  FunctionHandle handle_of(std::string_view function) const {
+    std::shared_lock lock(functions_mutex_);
+    auto known = functions_.find(function);
+    return known == functions_.end() ? FunctionHandle{} : known->second;
+  }
+
+  const std::shared_ptr<Clock> clock_;
+  std::shared_ptr<Freezer> freezer_;
+  std::shared_ptr<SandboxFactory> factory_;
+  std::unique_ptr<IdleQueue> idle_;
+  std::unique_ptr<StartQueue> starts_;
+  std::unique_ptr<SlotDirectory> slots_;
+  std::unique_ptr<LocalHost> host_;
+  std::unique_ptr<Invoker> invoker_;
+  std::mutex deploy_mutex_;
+  Version last_version_ = 0;
+  mutable std::shared_mutex functions_mutex_;
+  std::map<std::string, FunctionHandle, std::less<>> functions_;
+  Threads threads_;  // last: no thread outlives what it works on
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Platform>> make_platform(PlatformOptions options) {
+  return PlatformImpl::make(std::move(options));
+}
+
+}  // namespace faaskit::local

@@ -1,0 +1,524 @@
+#include "provision/hosted_sandbox.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/post.hpp>
+
+namespace faaskit {
+namespace {
+
+using std::chrono::milliseconds;
+
+// A dead sandbox's pidfd and channel are told of in any order; the caller's answer waits this long for the
+// other, so that it can name the cause.
+constexpr milliseconds kCauseWait{50};
+// Killed and still not reaped: kill again, and say so.
+constexpr milliseconds kKillWait{1000};
+constexpr milliseconds kFirstConfirm{1};
+constexpr milliseconds kMaxConfirm{100};
+constexpr milliseconds kFirstRemove{1};
+constexpr milliseconds kMaxRemove{50};
+// After this the groups are left to the freezer, which removes them when it goes.
+constexpr milliseconds kRemoveBudget{5000};
+constexpr milliseconds kFirstOfferRepeat{50};
+constexpr milliseconds kMaxOfferRepeat{1000};
+// Per turn of the loop; a flood waits in its pipe.
+constexpr std::size_t kOutputPerTurn = 256 << 10;
+
+}  // namespace
+
+// ---- birth
+
+void HostedSandbox::born(std::unique_ptr<Seat> seat, SandboxHandles handles) {
+  seat_ = std::move(seat);
+  pid_ = handles.pid;
+  cgroup_ = seat_->path();
+  shown_.store(true, std::memory_order_release);
+  pidfd_.emplace(shard_.executor, handles.pidfd.release());
+  output_.emplace(shard_.executor, handles.output.release());
+  watch_exit();
+  watch_output();
+  if (machine_.ending()) {  // stopped while it was being made
+    (void)seat_->kill();
+    set(Alarm::kill, context_->now() + kKillWait);
+    return;
+  }
+  absl::StatusOr<std::unique_ptr<Channel>> channel =
+      context_->parts.channels->open(std::move(handles.channel), shard_.executor);
+  if (!channel.ok()) {
+    start_error_ = channel.status();
+    return destroy(channel.status());
+  }
+  channel_ = *std::move(channel);
+  channel_->on_closed([weak = weak_from_this()](absl::Status why) {
+    if (auto self = weak.lock()) self->on_channel_closed(std::move(why));
+  });
+  channel_->async_hello([weak = weak_from_this()](absl::StatusOr<Hello> hello) {
+    if (auto self = weak.lock()) self->on_hello(std::move(hello));
+  });
+}
+
+void HostedSandbox::not_born(absl::Status why) {
+  machine_.end();
+  machine_.reaped();
+  context_->was_reaped(shared_from_this(), std::move(why));
+}
+
+void HostedSandbox::on_hello(absl::StatusOr<Hello> hello) {
+  if (machine_.ending()) return;
+  if (!hello.ok()) {
+    start_error_ = hello.status();
+    return destroy(hello.status());
+  }
+  const TimePoint now = context_->now();
+  offer(machine_.ready(now));
+  if (machine_.idle()) rest(now);
+}
+
+// ---- offers: repeated until the queue knows
+
+void HostedSandbox::offer(const Offer& offer) {
+  last_offer_ = offer.generation;
+  offer_timer_.reset();
+  OfferParams params{.function = function_->handle, .offer = offer};
+  if (std::optional<absl::Status> status = context_->parts.idle->try_offer(params)) return offered(offer, *status);
+  context_->parts.idle->async_offer(
+      std::move(params), asio::bind_executor(shard_.executor, [weak = weak_from_this(), offer](absl::Status status) {
+        if (auto self = weak.lock()) self->offered(offer, status);
+      }));
+}
+
+void HostedSandbox::offered(const Offer& offer, const absl::Status& status) {
+  if (status.ok()) {
+    offer_wait_ = {};
+    machine_.offer_acknowledged(offer.generation);
+    if (offer.fresh() && !machine_.ending()) context_->became_ready(*this);
+    return;
+  }
+  if (machine_.ending()) return;
+  if (!absl::IsUnavailable(status)) return destroy(status);  // not wanted: drained, older version
+  if (offer.generation != last_offer_) return;
+  offer_wait_ = std::clamp<Duration>(offer_wait_ * 2, kFirstOfferRepeat, kMaxOfferRepeat);
+  offer_timer_ = context_->parts.clock->make_timer(shard_.executor);
+  offer_timer_->arm(context_->now() + offer_wait_, [this, offer] {
+    // The timer goes with this object; and `offer` with the timer, so a copy is used.
+    const Offer again = offer;
+    if (!machine_.ending() && again.generation == last_offer_) this->offer(again);
+  });
+}
+
+void HostedSandbox::answer_lease(Token token, const LeaseId& lease, bool suspect) {
+  if (std::optional<Offer> back = machine_.answer_lease(token, lease, suspect)) offer(*back);
+}
+
+// ---- a call
+
+void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) {
+  const TimePoint now = context_->now();
+  HostReply refusal;
+  if (call.deadline <= now) {
+    // Not admitted, so nothing is in doubt.
+    refusal.status = absl::DeadlineExceededError(
+        absl::StrCat("call on ", to_string(sandbox().id), ": the deadline had passed before it began"));
+    refusal.never_began = refusal.clean = true;
+  }
+  SandboxMachine::Admission admission;
+  if (refusal.status.ok()) {
+    admission = machine_.admit(call.token, call.lease, now);
+    refusal.status = std::move(admission.status);
+    refusal.never_began = true;
+  }
+  if (!refusal.status.ok()) {
+    refusal.payload = std::move(call.payload);
+    return complete(home, std::move(done), std::move(refusal));
+  }
+
+  uses_.store(machine_.uses(), std::memory_order_relaxed);
+  ChannelCall out{.token = call.token,
+                  .lease = call.lease,
+                  .timeout = std::chrono::duration_cast<std::chrono::microseconds>(call.deadline - now),
+                  .idle_for = std::chrono::duration_cast<std::chrono::microseconds>(admission.idle_for),
+                  .trace = std::move(call.trace),
+                  .content_type = std::move(call.content_type),
+                  .payload = std::move(call.payload)};
+  running_.emplace(std::move(call), std::move(home), std::move(done));
+  running_->begun = now;
+  running_->thawed = admission.thaw;
+  // What was written before belongs to the sandbox, not to this invocation.
+  note_lost_output();
+  log_tail_.clear();
+  log_bytes_ = 0;
+  // Send first, thaw second, in one turn and with nothing awaited between: the call is there when it wakes,
+  // and one wake-up serves both.
+  channel_->begin_call(std::move(out), [weak = weak_from_this()](CallResult result) {
+    if (auto self = weak.lock()) self->on_call_end(std::move(result));
+  });
+  absl::Status thawed = admission.thaw ? seat_->thaw() : absl::OkStatus();
+  machine_.publish_busy();
+  set(Alarm::deadline, running_->call.deadline);
+  if (!thawed.ok()) destroy(std::move(thawed));
+}
+
+void HostedSandbox::on_call_end(CallResult result) {
+  if (!running_) return;  // answered at its deadline
+  HostReply reply;
+  reply.status = std::move(result.status);
+  reply.never_began = result.never_began;
+  reply.payload = std::move(result.payload);
+  const bool refused_by_limit = absl::IsInvalidArgument(reply.status) && result.never_began && channel_->is_open();
+  if (!reply.status.ok() && !refused_by_limit) {
+    if (result.never_began) {
+      destroy(reply.status);
+      return answer(std::move(reply));
+    }
+    death_pending_ = reply.status;
+    destroy(reply.status);
+    if (!exit_.empty()) return answer_death();
+    return set(Alarm::cause, context_->now() + kCauseWait);
+  }
+  reply.reply = std::move(result.reply);
+  if (machine_.busy()) {
+    // All it wrote before its answer is in the pipe by now.
+    read_output(kOutputPerTurn);
+    const TimePoint now = context_->now();
+    reply.clean = true;
+    // Offered before it is answered: a caller that calls again at once must find it idle.
+    offer(machine_.ended_clean(now));
+    answer(std::move(reply));
+    if (machine_.idle()) rest(now);
+  } else {
+    answer(std::move(reply));  // it answered, and died
+  }
+}
+
+void HostedSandbox::answer_death() {
+  HostReply reply;
+  const absl::Status why = *std::exchange(death_pending_, std::nullopt);
+  const std::string text = absl::StrFormat("%s died during the call: %s; %s", to_string(sandbox().id),
+                                           exit_.empty() ? "it has not been reaped yet" : describe_death(),
+                                           std::string(why.message()));
+  reply.status = absl::IsUnavailable(why) || absl::IsInternal(why) || absl::IsCancelled(why)
+                     ? absl::Status(why.code(), text)
+                     : absl::UnavailableError(text);
+  answer(std::move(reply));
+}
+
+void HostedSandbox::answer(HostReply reply) {
+  clear(Alarm::deadline);
+  clear(Alarm::cause);
+  note_lost_output();
+  Running running = *std::move(running_);
+  running_.reset();
+  reply.log_tail = std::exchange(log_tail_, {});
+  log_bytes_ = 0;
+  reply.run_time = context_->now() - running.begun;
+  reply.thawed = running.thawed;
+  complete(running.home, std::move(running.done), std::move(reply));
+  finish_if_dead();
+}
+
+// ---- rest: freeze and keep-alive
+
+void HostedSandbox::rest(TimePoint now) {
+  idle_since_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
+  switch (context_->options.freeze) {
+    case FreezePolicy::at_once: freeze_now(now); break;
+    case FreezePolicy::after_grace:
+      // One alarm serves many short calls: it looks again at how long it has been idle.
+      if (!ShardTimers::is_set(alarms_, Alarm::freeze)) set(Alarm::freeze, now + context_->options.grace);
+      break;
+    case FreezePolicy::never: break;
+  }
+  if (!ShardTimers::is_set(alarms_, Alarm::expire)) set(Alarm::expire, now + function_->keep_alive);
+  if (context_->eviction_wanted.load(std::memory_order_relaxed)) context_->became_idle();
+}
+
+void HostedSandbox::freeze_now(TimePoint now) {
+  if (absl::Status asked = seat_->freeze(); !asked.ok()) {
+    context_->emit(Severity::warning, "freezer.failed", function_->spec.name, asked.ToString());
+    return;
+  }
+  machine_.freeze_written();
+  freeze_asked_ = now;
+  confirm_wait_ = kFirstConfirm;
+  set(Alarm::confirm, now + confirm_wait_);
+}
+
+// The kernel is asked again and again, further and further apart: its notifications come 10 ms late.
+void HostedSandbox::confirm_freeze() {
+  if (!machine_.freezing()) return;
+  const std::optional<bool> frozen = seat_->frozen();
+  if (!frozen.has_value()) return;
+  if (*frozen) return machine_.freeze_confirmed();
+  const TimePoint now = context_->now();
+  if (now - freeze_asked_ > std::chrono::seconds(2) && confirm_wait_ < kMaxConfirm * 2) {
+    context_->emit(Severity::warning, "freezer.unconfirmed", function_->spec.name,
+                   absl::StrFormat("freeze %s: the kernel has not confirmed it after 2 s", to_string(sandbox().id)));
+    confirm_wait_ = kMaxConfirm * 10;
+  } else if (confirm_wait_ < kMaxConfirm) {
+    confirm_wait_ = std::min<Duration>(confirm_wait_ * 2, kMaxConfirm);
+  }
+  set(Alarm::confirm, now + confirm_wait_);
+}
+
+void HostedSandbox::expire() {
+  const TimePoint now = context_->now();
+  if (!machine_.idle() || machine_.idle_since() + function_->keep_alive > now) {
+    const TimePoint from = machine_.idle() ? machine_.idle_since() : now;
+    if (!machine_.ending()) set(Alarm::expire, from + function_->keep_alive);
+    return;
+  }
+  WithdrawParams params{.function = function_->handle, .sandbox = sandbox().id};
+  context_->parts.idle->async_withdraw(
+      params, asio::bind_executor(shard_.executor, [weak = weak_from_this(), now](absl::Status status) {
+        auto self = weak.lock();
+        if (!self || self->machine_.ending()) return;
+        if (status.ok()) return self->destroy(absl::CancelledError("its keep-alive has passed"));
+        self->set(Alarm::expire, now + self->function_->keep_alive);  // leased meanwhile
+      }));
+}
+
+void HostedSandbox::alarm(Alarm alarm) {
+  ShardTimers::went_off(alarms_, alarm);
+  switch (alarm) {
+    case Alarm::deadline:
+      if (running_) {
+        HostReply reply;
+        reply.status = absl::DeadlineExceededError(absl::StrFormat(
+            "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),
+            std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count()));
+        const absl::Status why = reply.status;
+        read_output(kOutputPerTurn);
+        answer(std::move(reply));
+        destroy(why);
+      }
+      break;
+    case Alarm::cause:
+      if (running_) {
+        if (!death_pending_) death_pending_ = absl::UnavailableError("its channel did not end");
+        answer_death();
+      }
+      break;
+    case Alarm::freeze: {
+      const TimePoint now = context_->now();
+      if (machine_.wants_freeze(context_->options.grace, now)) {
+        freeze_now(now);
+      } else if (machine_.idle() && !machine_.freezing() && !machine_.frozen()) {
+        set(Alarm::freeze, machine_.idle_since() + context_->options.grace);
+      }
+      break;
+    }
+    case Alarm::confirm: confirm_freeze(); break;
+    case Alarm::expire: expire(); break;
+    case Alarm::kill:
+      if (!exit_.empty()) {
+        remove_seat();
+      } else if (seat_) {
+        context_->emit(Severity::warning, "sandbox.not_reaped", function_->spec.name,
+                       absl::StrFormat("%s (pid %d) was killed %d ms ago and has not ended; killed again",
+                                       to_string(sandbox().id), pid_, kKillWait.count()));
+        (void)seat_->kill();
+        set(Alarm::kill, context_->now() + kKillWait);
+      }
+      break;
+  }
+}
+
+// ---- output
+
+void HostedSandbox::watch_output() {
+  if (!output_) return;
+  output_->async_wait(asio::posix::stream_descriptor::wait_read,
+                      [weak = weak_from_this()](const boost::system::error_code& error) {
+                        auto self = weak.lock();
+                        if (!self || error) return;
+                        self->read_output(kOutputPerTurn);
+                        self->watch_output();
+                      });
+}
+
+void HostedSandbox::read_output(std::size_t budget) {
+  if (!output_) return;
+  char buffer[16 << 10];
+  while (budget > 0) {
+    const ssize_t got = ::read(output_->native_handle(), buffer, std::min(budget, sizeof buffer));
+    if (got > 0) {
+      take_output({buffer, static_cast<std::size_t>(got)});
+      budget -= static_cast<std::size_t>(got);
+      if (static_cast<std::size_t>(got) < sizeof buffer) return;
+      continue;
+    }
+    if (got < 0 && errno == EINTR) continue;
+    if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) output_.reset();  // all writers are gone
+    return;
+  }
+}
+
+void HostedSandbox::take_output(std::string_view bytes) {
+  log_tail_.append(bytes);
+  const std::size_t keep = context_->options.log_tail_bytes;
+  if (log_tail_.size() > keep) log_tail_.erase(0, log_tail_.size() - keep);
+  if (!context_->parts.logs) return;
+  const std::uint64_t room = context_->options.max_log_bytes - std::min<std::uint64_t>(context_->options.max_log_bytes, log_bytes_);
+  const std::size_t taken = std::min<std::size_t>(bytes.size(), room);
+  lost_bytes_ += bytes.size() - taken;
+  log_bytes_ += taken;
+  if (taken == 0) return;
+  context_->parts.logs->write({.function = function_->spec.name,
+                               .sandbox = sandbox().id,
+                               .request = running_ ? running_->call.lease.request : RequestId{},
+                               .bytes = std::string(bytes.substr(0, taken)),
+                               .lost_bytes = 0});
+}
+
+void HostedSandbox::note_lost_output() {
+  if (lost_bytes_ == 0 || !context_->parts.logs) return;
+  context_->parts.logs->write({.function = function_->spec.name,
+                               .sandbox = sandbox().id,
+                               .request = running_ ? running_->call.lease.request : RequestId{},
+                               .bytes = {},
+                               .lost_bytes = std::exchange(lost_bytes_, 0)});
+}
+
+// ---- the end
+
+void HostedSandbox::retire(std::string_view why) {
+  // A running call may finish; the queue refuses its offer, and that is the end.
+  if (!machine_.busy()) destroy(absl::CancelledError(std::string(why)));
+}
+
+void HostedSandbox::destroy(absl::Status why) {
+  if (!machine_.end()) return;
+  end_reason_ = why;
+  clear(Alarm::freeze);
+  clear(Alarm::confirm);
+  clear(Alarm::expire);
+  offer_timer_.reset();
+  if (!seat_) return;  // born() will see it
+  if (channel_) channel_->close(std::move(why));
+  if (exit_.empty()) {
+    if (absl::Status killed = seat_->kill(); !killed.ok()) {
+      context_->emit(Severity::error, "sandbox.kill_failed", function_->spec.name, killed.ToString());
+    }
+    set(Alarm::kill, context_->now() + kKillWait);
+  }
+}
+
+void HostedSandbox::on_channel_closed(absl::Status why) {
+  if (machine_.ending()) return;
+  context_->emit(Severity::info, "sandbox.channel_closed", function_->spec.name,
+                 absl::StrCat(to_string(sandbox().id), ": ", why.ToString()));
+  destroy(std::move(why));
+}
+
+void HostedSandbox::watch_exit() {
+  pidfd_->async_wait(asio::posix::stream_descriptor::wait_read,
+                     [weak = weak_from_this()](const boost::system::error_code& error) {
+                       auto self = weak.lock();
+                       if (self && !error) self->on_exit();
+                     });
+}
+
+void HostedSandbox::on_exit() {
+  exit_ = context_->parts.factory->reap(pidfd_->native_handle());
+  if (exit_.empty()) return watch_exit();
+  const bool by_itself = machine_.end();
+  if (by_itself) {
+    end_reason_ = absl::UnavailableError(describe_death());
+    context_->emit(Severity::info, "sandbox.died", function_->spec.name,
+                   absl::StrCat(to_string(sandbox().id), ": ", describe_death()));
+    clear(Alarm::freeze);
+    clear(Alarm::confirm);
+    clear(Alarm::expire);
+    offer_timer_.reset();
+    // Children of a first process that was pid 1 died with it; without that, they are still there.
+    (void)seat_->kill();
+  }
+  clear(Alarm::kill);
+  read_output(kOutputPerTurn);
+  if (death_pending_) {
+    answer_death();
+  } else if (running_) {
+    // Its last words may still be in the socket.
+    set(Alarm::cause, context_->now() + kCauseWait);
+  }
+  finish_if_dead();
+}
+
+std::string HostedSandbox::describe_death() const {
+  if (seat_ && seat_->usage().oom_killed) {
+    return absl::StrFormat("%s (out of memory: the limit is %d bytes)", exit_, function_->spec.limits.memory_bytes);
+  }
+  return exit_;
+}
+
+void HostedSandbox::finish_if_dead() {
+  if (exit_.empty() || running_ || !seat_) return;
+  if (machine_.published().state == HostState::gone) return;
+  if (!start_error_.ok() || !was_offered()) {
+    // Why a start failed is what its author needs most: how it ended, and its last words.
+    const std::string words = log_tail_.empty() ? "" : absl::StrCat("; its output ends: ", log_tail_);
+    const std::string cause = start_error_.ok() ? "it ended before its hello" : std::string(start_error_.message());
+    start_error_ = absl::UnavailableError(absl::StrFormat("%s did not start: %s; %s%s", to_string(sandbox().id), cause,
+                                                          describe_death(), words));
+  }
+  note_lost_output();
+  machine_.reaped();
+  channel_.reset();
+  pidfd_.reset();
+  output_.reset();
+  remove_begun_ = context_->now();
+  remove_seat();
+}
+
+void HostedSandbox::remove_seat() {
+  auto home = shard_.executor;
+  asio::post(context_->executors.blocking, [self = shared_from_this(), seat = std::move(seat_), home]() mutable {
+    absl::Status status = seat->remove();
+    asio::post(home, [self = std::move(self), seat = std::move(seat), status = std::move(status)]() mutable {
+      HostedSandbox& sandbox = *self;
+      sandbox.removed(std::move(seat), status);
+    });
+  });
+}
+
+void HostedSandbox::removed(std::unique_ptr<Seat> seat, const absl::Status& status) {
+  const TimePoint now = context_->now();
+  if (absl::IsFailedPrecondition(status) && now - remove_begun_ < kRemoveBudget) {
+    seat_ = std::move(seat);
+    remove_wait_ = std::clamp<Duration>(remove_wait_ * 2, kFirstRemove, kMaxRemove);
+    return set(Alarm::kill, now + remove_wait_);
+  }
+  if (!status.ok()) context_->emit(Severity::error, "seat.not_removed", function_->spec.name, status.ToString());
+  asio::post(context_->executors.blocking, [seat = std::move(seat)] {});  // giving up a seat may block
+  for (std::size_t i = 0; i < kAlarms; ++i) clear(static_cast<Alarm>(i));
+  context_->parts.factory->released(sandbox().id);
+  context_->was_reaped(shared_from_this(), start_error_);
+}
+
+SandboxView HostedSandbox::view() const {
+  const SandboxMachine::Published published = machine_.published();
+  SandboxView view{.id = sandbox().id,
+                   .function = function_->spec.name,
+                   .version = sandbox().version,
+                   .state = published.state,
+                   .generation = published.generation,
+                   .home_shard = sandbox().home_shard,
+                   .pid = -1,
+                   .cgroup = {},
+                   .uses = uses_.load(std::memory_order_relaxed)};
+  if (shown_.load(std::memory_order_acquire)) {
+    view.pid = pid_;
+    view.cgroup = cgroup_;
+  }
+  return view;
+}
+
+}  // namespace faaskit

@@ -1,0 +1,159 @@
+// Private: the driver of one sandbox. SandboxMachine decides; this does it: sends, thaws, freezes, reads
+// its output, notices its death, and sees it reaped.
+//
+// Thread: its home shard, but for view() and the members that say otherwise.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <boost/asio/posix/stream_descriptor.hpp>
+
+#include "faaskit/provision/local_host.h"
+#include "faaskit/provision/sandbox_machine.h"
+#include "provision/shard_timers.h"
+#include "provision/seat_pool.h"
+
+namespace faaskit {
+
+class HostedSandbox;
+
+// A shard, as its sandboxes see it.
+struct Shard {
+  ShardIndex index = 0;
+  asio::any_io_executor executor;
+  std::unique_ptr<ShardTimers> timers;
+};
+
+// What the sandboxes of a host share, and whom they tell.
+struct HostContext {
+  LocalHostParts parts;
+  LocalHostOptions options;
+  HostExecutors executors;
+  std::shared_ptr<SeatPool> seats;
+  // An idle sandbox is wanted for eviction: whoever becomes idle says so.
+  std::atomic<bool> eviction_wanted{false};
+
+  virtual ~HostContext() = default;
+  // From a shard's thread.
+  virtual void became_ready(HostedSandbox& sandbox) = 0;
+  virtual void became_idle() = 0;
+  // Reaped; `error`: why it never became ready. Once per sandbox; its seat is removed already or left to
+  // the freezer.
+  virtual void was_reaped(std::shared_ptr<HostedSandbox> sandbox, absl::Status error) = 0;
+
+  TimePoint now() const { return parts.clock->now(); }
+  void emit(Severity severity, std::string_view name, std::string function, std::string detail) const {
+    if (parts.events) parts.events->emit({severity, name, std::move(function), std::move(detail)});
+  }
+};
+
+class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
+ public:
+  HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard, std::shared_ptr<const HostedFunction> function,
+                const Sandbox& sandbox, StartId start)
+      : context_(std::move(context)), shard_(shard), function_(std::move(function)), machine_(sandbox, start) {}
+
+  // The process exists: open the line and wait for its hello.
+  void born(std::unique_ptr<Seat> seat, SandboxHandles handles);
+  // It could not be made.
+  void not_born(absl::Status why);
+
+  void call(HostCall call, asio::any_io_executor home, Handler<HostReply> done);
+  void alarm(Alarm alarm);
+  // Whatever it does now, it is ended for `why`.
+  void destroy(absl::Status why);
+  // Ended if idle; a running call may finish, and its offer will be refused.
+  void retire(std::string_view why);
+  // Of the queue's view: a lease that this host may have to return.
+  void answer_lease(Token token, const LeaseId& lease, bool suspect);
+  AnnouncedSandbox announced() const { return machine_.announced(function_->spec.name); }
+  bool idle() const { return machine_.idle(); }
+  // What the kernel says; nullopt if it is not there any more, or cannot say.
+  std::optional<bool> kernel_frozen() { return seat_ ? seat_->frozen() : std::nullopt; }
+
+  // -- Any thread
+  const HostedFunction& function() const { return *function_; }
+  const Sandbox& sandbox() const { return machine_.sandbox(); }
+  const StartId& start() const { return machine_.start(); }
+  Shard& shard() const { return shard_; }
+  SandboxView view() const;
+  TimePoint idle_since() const { return TimePoint(Duration(idle_since_.load(std::memory_order_relaxed))); }
+
+  // Of the host's control thread: how it counts.
+  bool was_ready = false;
+  bool evicted = false;
+
+ private:
+  struct Running {
+    Running(HostCall host_call, asio::any_io_executor executor, Handler<HostReply> handler)
+        : call(std::move(host_call)), home(std::move(executor)), done(std::move(handler)) {}
+    HostCall call;
+    asio::any_io_executor home;
+    Handler<HostReply> done;
+    TimePoint begun{};
+    bool thawed = false;
+  };
+
+  void on_hello(absl::StatusOr<Hello> hello);
+  void on_call_end(CallResult result);
+  void on_channel_closed(absl::Status why);
+  void on_exit();
+  void answer(HostReply reply);
+  void answer_death();
+  void offer(const Offer& offer);
+  void offered(const Offer& offer, const absl::Status& status);
+  void rest(TimePoint now);
+  void freeze_now(TimePoint now);
+  void confirm_freeze();
+  void expire();
+  void watch_exit();
+  void watch_output();
+  void read_output(std::size_t budget);
+  void take_output(std::string_view bytes);
+  void note_lost_output();
+  void finish_if_dead();
+  void remove_seat();
+  void removed(std::unique_ptr<Seat> seat, const absl::Status& status);
+  void set(Alarm alarm, TimePoint when) { shard_.timers->set(*this, alarms_, alarm, when); }
+  void clear(Alarm alarm) { shard_.timers->clear(*this, alarms_, alarm); }
+  std::string describe_death() const;
+  bool was_offered() const { return last_offer_ != 0; }
+
+  const std::shared_ptr<HostContext> context_;
+  Shard& shard_;
+  const std::shared_ptr<const HostedFunction> function_;
+  SandboxMachine machine_;
+  ArmedAlarms alarms_ = kNoAlarms;
+
+  std::unique_ptr<Seat> seat_;
+  // Set once; read by other threads when `shown_` says so.
+  pid_t pid_ = -1;
+  std::string cgroup_;
+  std::atomic<bool> shown_{false};
+
+  std::unique_ptr<Channel> channel_;
+  std::optional<asio::posix::stream_descriptor> pidfd_;
+  std::optional<asio::posix::stream_descriptor> output_;
+  std::optional<Running> running_;
+  absl::Status start_error_;      // why it never became ready
+  absl::Status end_reason_;
+  std::optional<absl::Status> death_pending_;  // a dead call's answer, but for its cause
+  std::string exit_;              // how it ended; empty while it runs
+  std::string log_tail_;          // of the invocation, or of init and what comes late
+  std::uint64_t log_bytes_ = 0;   // given to the sink for the invocation, or since the last one
+  std::uint64_t lost_bytes_ = 0;
+  Duration confirm_wait_{};
+  Duration remove_wait_{};
+  TimePoint remove_begun_{};
+  TimePoint freeze_asked_{};
+  std::uint64_t last_offer_ = 0;  // generation
+  Duration offer_wait_{};
+  std::unique_ptr<Timer> offer_timer_;  // only while an offer must be repeated
+  std::atomic<std::int64_t> idle_since_{0};
+  std::atomic<std::uint64_t> uses_{0};
+};
+
+}  // namespace faaskit

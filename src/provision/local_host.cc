@@ -1,0 +1,543 @@
+#include "faaskit/provision/local_host.h"
+
+#include <algorithm>
+#include <future>
+#include <map>
+#include <set>
+#include <utility>
+
+#include <absl/container/flat_hash_map.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/dispatch.hpp>
+
+#include "provision/hosted_sandbox.h"
+#include "support/random.h"
+
+namespace faaskit {
+namespace {
+
+using SandboxPtr = std::shared_ptr<HostedSandbox>;
+
+constexpr std::chrono::milliseconds kRepeat{100};
+
+// The control thread is shard 0's: starts, evictions, announcements and counts are decided there. A call
+// never goes through it.
+class Host final : public HostContext, public std::enable_shared_from_this<Host> {
+ public:
+  Host(HostExecutors host_executors, LocalHostParts host_parts, LocalHostOptions host_options)
+      : id_(random_id()), starts_(host_options.limits) {
+    executors = std::move(host_executors);
+    parts = std::move(host_parts);
+    options = host_options;
+    if (parts.freezer->kind() == FreezerKind::none) options.freeze = FreezePolicy::never;
+    seats = std::make_shared<SeatPool>(executors.blocking, parts.freezer, parts.factory, parts.events, id_,
+                                       options.parked_seats);
+    for (std::size_t i = 0; i < executors.shards.size(); ++i) {
+      auto shard = std::make_unique<HostShard>();
+      shard->index = static_cast<ShardIndex>(i);
+      shard->executor = executors.shards[i];
+      shard->timers = std::make_unique<ShardTimers>(parts.clock, shard->executor,
+                                                    [](HostedSandbox& sandbox, Alarm alarm) { sandbox.alarm(alarm); });
+      shards_.push_back(std::move(shard));
+    }
+    announce_timer_ = parts.clock->make_timer(control());
+  }
+
+  void begin() {
+    seats->refill();
+    start_watch_ = parts.starts->serve(id_, control(), [weak = weak_from_this()](std::vector<StartRequest> starts) {
+      if (auto self = weak.lock()) self->arrived(std::move(starts));
+    });
+    notice_watch_ = parts.idle->watch_host(id_, control(), [weak = weak_from_this()](std::vector<HostNotice> notices) {
+      if (auto self = weak.lock()) self->noticed(notices);
+    });
+    asio::post(control(), [self = shared_from_this()] { self->arm_announce(); });
+  }
+
+  HostId id() const { return id_; }
+  const asio::any_io_executor& control() const { return executors.shards[0]; }
+
+  absl::Status deploy(HostedFunction function) {
+    if (!function.handle) return absl::InvalidArgumentError("deploy: the function handle is empty");
+    if (function.keep_alive.count() <= 0) return absl::InvalidArgumentError("deploy: keep_alive must be positive");
+    if (absl::Status valid = validate_function_name(function.spec.name); !valid.ok()) return valid;
+    if (absl::Status checked = parts.factory->check(function.spec); !checked.ok()) return checked;
+    MutexLock lock(mutex_);
+    auto& current = functions_[function.spec.name];
+    if (current && current->spec.version > function.spec.version) {
+      return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current", function.spec.name,
+                                                function.spec.version, current->spec.version));
+    }
+    current = std::make_shared<const HostedFunction>(std::move(function));
+    return absl::OkStatus();
+  }
+
+  void forget(std::string_view name) {
+    {
+      MutexLock lock(mutex_);
+      auto known = functions_.find(name);
+      if (known == functions_.end()) return;
+      functions_.erase(known);
+    }
+    for (const SandboxPtr& sandbox : all()) {
+      if (sandbox->function().spec.name != name) continue;
+      WithdrawParams params{.function = sandbox->function().handle, .sandbox = sandbox->sandbox().id};
+      parts.idle->async_withdraw(params, asio::bind_executor(sandbox->shard().executor, [sandbox](absl::Status status) {
+                                   if (status.ok()) sandbox->destroy(absl::CancelledError("its function was removed"));
+                                 }));
+    }
+  }
+
+  std::vector<SandboxPtr> all() const {
+    std::vector<SandboxPtr> sandboxes;
+    MutexLock lock(mutex_);
+    sandboxes.reserve(registry_.size());
+    for (const auto& [number, sandbox] : registry_) sandboxes.push_back(sandbox);
+    return sandboxes;
+  }
+
+  SandboxPtr find(const SandboxId& id) const {
+    if (id.host != id_) return nullptr;
+    MutexLock lock(mutex_);
+    auto known = registry_.find(id.number);
+    return known == registry_.end() ? nullptr : known->second;
+  }
+
+  void call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) {
+    HostShard& shard = *shards_[call.home_shard % shards_.size()];
+    // On the home shard already: no hop, and the first send is made before this returns.
+    asio::dispatch(shard.executor, [self = shared_from_this(), &shard, call = std::move(call), home = std::move(home),
+                                    done = std::move(done)]() mutable {
+      auto known = call.sandbox.host == self->id_ ? shard.sandboxes.find(call.sandbox.number) : shard.sandboxes.end();
+      if (known == shard.sandboxes.end() || self->stopping_.load(std::memory_order_relaxed)) {
+        HostReply reply;
+        if (self->stopping_.load(std::memory_order_relaxed)) {
+          reply.status = absl::CancelledError("call: this host is stopping");
+        } else {
+          reply.status = absl::NotFoundError(absl::StrCat("call: no sandbox ", to_string(call.sandbox), " on this host"));
+          reply.never_began = true;
+        }
+        reply.payload = std::move(call.payload);
+        return complete(home, std::move(done), std::move(reply));
+      }
+      known->second->call(std::move(call), std::move(home), std::move(done));
+    });
+  }
+
+  void stop(asio::any_io_executor home, Handler<absl::Status> done) {
+    stopping_.store(true, std::memory_order_relaxed);
+    asio::post(control(), [self = shared_from_this(), home = std::move(home), done = std::move(done)]() mutable {
+      self->stoppers_.emplace_back(std::move(home), std::move(done));
+      if (!self->draining_) self->drain();
+      self->stopped_if_empty();
+    });
+  }
+
+  // -- HostContext
+
+  void became_ready(HostedSandbox& sandbox) override {
+    asio::post(control(), [self = shared_from_this(), sandbox = sandbox.shared_from_this()] {
+      if (sandbox->was_ready) return;
+      sandbox->was_ready = true;
+      self->starts_.ready(sandbox->start());
+      self->starts_.may_evict();
+      self->pump();
+    });
+  }
+
+  void became_idle() override {
+    eviction_wanted.store(false, std::memory_order_relaxed);
+    asio::post(control(), [self = shared_from_this()] {
+      self->starts_.may_evict();
+      self->pump();
+    });
+  }
+
+  void was_reaped(SandboxPtr sandbox, absl::Status error) override {
+    HostShard& shard = *shards_[sandbox->sandbox().home_shard % shards_.size()];
+    asio::post(shard.executor, [self = shared_from_this(), &shard, sandbox = std::move(sandbox), error]() mutable {
+      shard.sandboxes.erase(sandbox->sandbox().id.number);
+      asio::post(self->control(), [self, sandbox = std::move(sandbox), error = std::move(error)]() mutable {
+        self->account(std::move(sandbox), std::move(error));
+      });
+    });
+  }
+
+ private:
+  struct HostShard : Shard {
+    absl::flat_hash_map<std::uint64_t, SandboxPtr> sandboxes;  // on the shard's thread
+  };
+
+  // ---- starts (all on the control thread from here on)
+
+  void arrived(std::vector<StartRequest> starts) {
+    if (stopping_) return;
+    for (StartRequest& start : starts) starts_.arrived(std::move(start));
+    pump();
+  }
+
+  void pump() {
+    while (!stopping_) {
+      StartMachine::Next next = starts_.next();
+      switch (next.kind) {
+        case StartMachine::Next::Kind::nothing: parts.starts->report_load(id_, starts_.queued() + starts_.starting()); return;
+        case StartMachine::Next::Kind::begin: begin_start(std::move(next.start)); break;
+        case StartMachine::Next::Kind::evict: evict(next.start.function); break;
+      }
+    }
+  }
+
+  void begin_start(StartRequest start) {
+    std::shared_ptr<const HostedFunction> function;
+    {
+      MutexLock lock(mutex_);
+      auto known = functions_.find(start.function);
+      if (known != functions_.end()) function = known->second;
+    }
+    if (!function || function->spec.version != start.version) {
+      // Of a version this host has not got, or not any more; unclaimed, it is sent again if it is wanted.
+      starts_.dropped(start.id);
+      return;
+    }
+    const SandboxId id{.host = id_, .number = ++last_number_};
+    claim(std::move(start), std::move(function), id);
+  }
+
+  void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
+    ClaimParams params{.function = function->handle, .start = start.id, .sandbox = id};
+    parts.idle->async_claim(
+        params, asio::bind_executor(control(), [self = shared_from_this(), start = std::move(start),
+                                                function = std::move(function), id](absl::Status status) mutable {
+          if (status.ok()) return self->create(std::move(start), std::move(function), id);
+          if (absl::IsUnavailable(status) && !self->stopping_) {
+            return self->later([self, start = std::move(start), function = std::move(function), id]() mutable {
+              self->claim(std::move(start), std::move(function), id);
+            });
+          }
+          self->starts_.dropped(start.id);
+          self->pump();
+          self->stopped_if_empty();
+        }));
+  }
+
+  void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
+    HostShard& shard = *shards_[next_shard_++ % shards_.size()];
+    const Sandbox descriptor{.id = id, .version = start.version, .home_shard = shard.index};
+    auto sandbox = std::make_shared<HostedSandbox>(shared_from_this(), shard, std::move(function), descriptor, start.id);
+    {
+      MutexLock lock(mutex_);
+      registry_.emplace(id.number, sandbox);
+    }
+    asio::post(executors.blocking, [self = shared_from_this(), &shard, sandbox = std::move(sandbox)]() mutable {
+      const FunctionSpec& spec = sandbox->function().spec;
+      absl::StatusOr<std::unique_ptr<Seat>> seat = self->seats->take(spec.limits);
+      absl::StatusOr<SandboxHandles> handles = seat.ok() ? absl::StatusOr<SandboxHandles>(absl::UnknownError(""))
+                                                         : absl::StatusOr<SandboxHandles>(seat.status());
+      if (seat.ok()) {
+        handles = self->parts.factory->create(
+            {.spec = &spec, .origin = Origin::fresh, .id = sandbox->sandbox().id, .seat = seat->get()});
+      }
+      if (!handles.ok()) {
+        if (seat.ok()) SeatPool::discard(*std::move(seat));
+        self->parts.factory->released(sandbox->sandbox().id);
+        asio::post(shard.executor, [sandbox = std::move(sandbox), why = handles.status()]() mutable {
+          sandbox->not_born(std::move(why));
+        });
+        return;
+      }
+      asio::post(shard.executor, [self, &shard, sandbox = std::move(sandbox), seat = *std::move(seat),
+                                  handles = *std::move(handles)]() mutable {
+        shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
+        if (self->stopping_) sandbox->destroy(absl::CancelledError("this host is stopping"));
+        sandbox->born(std::move(seat), std::move(handles));
+      });
+    });
+  }
+
+  // The idle sandbox used least recently makes room; one of another function, if there is any.
+  void evict(const std::string& function) {
+    SandboxPtr victim;
+    bool victim_same = true;
+    for (const SandboxPtr& sandbox : all()) {
+      const HostState state = sandbox->view().state;
+      if (state != HostState::idle && state != HostState::freezing && state != HostState::frozen) continue;
+      if (sandbox->evicted) continue;
+      const bool same = sandbox->function().spec.name == function;
+      if (!victim || (victim_same && !same) || (victim_same == same && sandbox->idle_since() < victim->idle_since())) {
+        victim = sandbox;
+        victim_same = same;
+      }
+    }
+    if (!victim) {
+      starts_.nothing_to_evict();
+      eviction_wanted.store(true, std::memory_order_relaxed);
+      return;
+    }
+    victim->evicted = true;
+    starts_.evicting();
+    WithdrawParams params{.function = victim->function().handle, .sandbox = victim->sandbox().id};
+    parts.idle->async_withdraw(
+        params, asio::bind_executor(control(), [self = shared_from_this(), victim](absl::Status status) {
+          if (status.ok() || absl::IsNotFound(status)) {
+            asio::post(victim->shard().executor, [victim] {
+              victim->destroy(absl::CancelledError("evicted: this host is at its cap of sandboxes"));
+            });
+            return;
+          }
+          victim->evicted = false;
+          self->starts_.eviction_failed();
+          self->pump();
+        }));
+  }
+
+  void account(SandboxPtr sandbox, absl::Status error) {
+    starts_.reaped(sandbox->start(), sandbox->was_ready, sandbox->evicted);
+    {
+      MutexLock lock(mutex_);
+      registry_.erase(sandbox->sandbox().id.number);
+    }
+    if (!error.ok() && !sandbox->was_ready) {
+      emit(Severity::warning, "start.failed", sandbox->function().spec.name, error.ToString());
+      report_failed(sandbox->function().handle, sandbox->start(), sandbox->sandbox().id, std::move(error));
+    } else {
+      report_gone(sandbox->function().handle, sandbox->sandbox().id);
+    }
+    pump();
+    stopped_if_empty();
+  }
+
+  void report_failed(FunctionHandle function, StartId start, SandboxId id, absl::Status why) {
+    StartFailedParams params{.function = function, .start = start, .sandbox = id, .why = why};
+    parts.idle->async_start_failed(
+        std::move(params),
+        asio::bind_executor(control(), [self = shared_from_this(), function, start, id, why](absl::Status status) {
+          if (absl::IsUnavailable(status)) {
+            self->later([self, function, start, id, why] { self->report_failed(function, start, id, why); });
+          }
+        }));
+  }
+
+  void report_gone(FunctionHandle function, SandboxId id) {
+    GoneParams params{.function = function, .sandbox = id, .start = {}};
+    parts.idle->async_gone(params, asio::bind_executor(control(), [self = shared_from_this(), function, id](
+                                                                      absl::Status status) {
+                             if (absl::IsUnavailable(status)) {
+                               self->later([self, function, id] { self->report_gone(function, id); });
+                             }
+                           }));
+  }
+
+  // ---- what the queue asks, and what it is told
+
+  void noticed(const std::vector<HostNotice>& notices) {
+    for (const HostNotice& notice : notices) {
+      SandboxPtr sandbox = find(notice.sandbox);
+      if (!sandbox) continue;
+      asio::post(sandbox->shard().executor, [sandbox, notice] {
+        if (notice.kind == HostNotice::Kind::retire) {
+          sandbox->retire("the queue retired it");
+        } else {
+          sandbox->answer_lease(notice.token, notice.lease, true);
+        }
+      });
+    }
+  }
+
+  void arm_announce() {
+    if (stopping_) return;
+    announce_timer_->arm(parts.clock->now() + options.announce_period, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->gather();
+    });
+  }
+
+  struct Gathering {
+    std::size_t missing = 0;
+    std::vector<AnnouncedSandbox> sandboxes;
+  };
+
+  void gather() {
+    arm_announce();
+    auto gathering = std::make_shared<Gathering>();
+    gathering->missing = shards_.size();
+    for (const auto& shard : shards_) {
+      asio::post(shard->executor, [self = shared_from_this(), gathering, shard = shard.get()] {
+        std::vector<AnnouncedSandbox> part;
+        for (const auto& [number, sandbox] : shard->sandboxes) part.push_back(sandbox->announced());
+        asio::post(self->control(), [self, gathering, part = std::move(part)] {
+          gathering->sandboxes.insert(gathering->sandboxes.end(), part.begin(), part.end());
+          if (--gathering->missing == 0) self->announce(std::move(gathering->sandboxes));
+        });
+      });
+    }
+  }
+
+  void announce(std::vector<AnnouncedSandbox> sandboxes) {
+    AnnounceParams params{.host = id_, .sandboxes = std::move(sandboxes)};
+    parts.idle->async_announce(
+        std::move(params),
+        asio::bind_executor(control(), [self = shared_from_this()](absl::StatusOr<std::vector<HeldSandbox>> held) {
+          if (held.ok()) self->reconcile(*held);
+        }));
+  }
+
+  // The host is the truth about what exists; the queue about what it has promised.
+  void reconcile(const std::vector<HeldSandbox>& held) {
+    for (const HeldSandbox& record : held) {
+      SandboxPtr sandbox = find(record.id);
+      if (!sandbox) {
+        absl::StatusOr<FunctionHandle> handle = parts.idle->resolve(record.function);
+        if (handle.ok()) report_gone(*handle, record.id);
+        continue;
+      }
+      asio::post(sandbox->shard().executor, [sandbox, record] {
+        if (record.state == SandboxState::retiring) {
+          sandbox->retire("the queue holds it as retiring");
+        } else if (record.state == SandboxState::leased) {
+          sandbox->answer_lease(record.token, record.lease, record.suspect);
+        }
+      });
+    }
+  }
+
+  // ---- the end
+
+  void drain() {
+    draining_ = true;
+    announce_timer_->cancel();
+    start_watch_.reset();
+    HostParams params{.host = id_};
+    parts.idle->async_drain(params, asio::bind_executor(control(), [](absl::Status) {}));
+    asio::post(executors.blocking, [self = shared_from_this()] {
+      self->seats->dispose();
+      asio::post(self->control(), [self] {
+        self->seats_disposed_ = true;
+        self->stopped_if_empty();
+      });
+    });
+    for (const SandboxPtr& sandbox : all()) {
+      asio::post(sandbox->shard().executor,
+                 [sandbox] { sandbox->destroy(absl::CancelledError("this host is stopping")); });
+    }
+  }
+
+  void stopped_if_empty() {
+    if (!draining_ || !seats_disposed_ || stoppers_.empty()) return;
+    {
+      MutexLock lock(mutex_);
+      if (!registry_.empty()) return;
+    }
+    notice_watch_.reset();
+    for (auto& [home, done] : stoppers_) complete(home, std::move(done), absl::OkStatus());
+    stoppers_.clear();
+  }
+
+  // Once more, a little later: the queue could not be reached.
+  void later(absl::AnyInvocable<void()> what) {
+    const std::uint64_t key = ++last_repeat_;
+    Timer& timer = *(repeats_[key] = parts.clock->make_timer(control()));
+    timer.arm(parts.clock->now() + kRepeat, [this, key, what = std::move(what)]() mutable {
+      absl::AnyInvocable<void()> now = std::move(what);
+      repeats_.erase(key);
+      now();
+    });
+  }
+
+  const HostId id_;
+  std::vector<std::unique_ptr<HostShard>> shards_;
+  std::atomic<bool> stopping_{false};
+  mutable Mutex mutex_;
+  std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_ FAASKIT_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
+
+  // On the control thread.
+  StartMachine starts_;
+  std::uint64_t last_number_ = 0;
+  std::uint64_t next_shard_ = 0;
+  std::unique_ptr<Timer> announce_timer_;
+  std::unique_ptr<Watch> start_watch_;
+  std::unique_ptr<Watch> notice_watch_;
+  std::uint64_t last_repeat_ = 0;
+  std::map<std::uint64_t, std::unique_ptr<Timer>> repeats_;
+  bool draining_ = false;
+  bool seats_disposed_ = false;
+  std::vector<std::pair<asio::any_io_executor, Handler<absl::Status>>> stoppers_;
+};
+
+class LocalHostImpl final : public LocalHost {
+ public:
+  explicit LocalHostImpl(std::shared_ptr<Host> host) : host_(std::move(host)) {}
+
+  executor_type get_executor() const override { return host_->control(); }
+  HostId id() const override { return host_->id(); }
+  absl::Status deploy(HostedFunction function) override { return host_->deploy(std::move(function)); }
+  void forget(std::string_view function) override { host_->forget(function); }
+
+  std::vector<SandboxView> sandboxes() const override {
+    std::vector<SandboxView> views;
+    for (const SandboxPtr& sandbox : host_->all()) views.push_back(sandbox->view());
+    return views;
+  }
+
+  std::optional<KernelCheck> check_kernel(SandboxId id) const override {
+    SandboxPtr sandbox = host_->find(id);
+    if (!sandbox) return std::nullopt;
+    std::promise<std::optional<bool>> promise;
+    std::future<std::optional<bool>> answer = promise.get_future();
+    KernelCheck check;
+    check.before = sandbox->view();
+    asio::post(sandbox->shard().executor,
+               [sandbox, promise = std::move(promise)]() mutable { promise.set_value(sandbox->kernel_frozen()); });
+    if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) return std::nullopt;
+    const std::optional<bool> frozen = answer.get();
+    if (!frozen) return std::nullopt;
+    check.frozen = *frozen;
+    check.after = sandbox->view();
+    return check;
+  }
+
+  absl::Status destroy(SandboxId id) override {
+    SandboxPtr sandbox = host_->find(id);
+    if (!sandbox) return absl::NotFoundError(absl::StrCat("destroy: no sandbox ", to_string(id), " on this host"));
+    asio::post(sandbox->shard().executor,
+               [sandbox] { sandbox->destroy(absl::CancelledError("destroyed by the host application")); });
+    return absl::OkStatus();
+  }
+
+ private:
+  void do_call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) override {
+    host_->call(std::move(call), std::move(home), std::move(done));
+  }
+  void do_stop(bool, asio::any_io_executor home, Handler<absl::Status> done) override {
+    host_->stop(std::move(home), std::move(done));
+  }
+
+  const std::shared_ptr<Host> host_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalHost>> make_local_host(HostExecutors executors, LocalHostParts parts,
+                                                           LocalHostOptions options) {
+  if (executors.shards.empty() || !executors.blocking) {
+    return absl::InvalidArgumentError("make_local_host: at least one shard and a blocking executor are needed");
+  }
+  if (parts.idle == nullptr || parts.starts == nullptr || !parts.freezer || !parts.factory || !parts.channels) {
+    return absl::InvalidArgumentError("make_local_host: idle, starts, freezer, factory and channels must be given");
+  }
+  if (options.limits.max_sandboxes == 0 || options.limits.max_concurrent_starts == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("make_local_host: max_sandboxes %d, max_concurrent_starts %d: both must be at least 1",
+                        options.limits.max_sandboxes, options.limits.max_concurrent_starts));
+  }
+  if (options.grace.count() < 0 || options.announce_period.count() <= 0) {
+    return absl::InvalidArgumentError("make_local_host: grace must not be negative, announce_period must be positive");
+  }
+  if (!parts.clock) parts.clock = make_steady_clock();
+  auto host = std::make_shared<Host>(std::move(executors), std::move(parts), options);
+  host->begin();
+  return std::make_unique<LocalHostImpl>(std::move(host));
+}
+
+}  // namespace faaskit
