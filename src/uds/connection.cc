@@ -72,7 +72,7 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
     status = protocol_.begin_call(call);
   }
   if (!status.ok()) {
-    complete_call({.status = std::move(status), .reply = {}, .never_began = true});
+    complete_call({.status = std::move(status), .reply = {}, .never_began = true, .payload = std::move(call.payload)});
     return 0;
   }
   writer_.start(protocol_.head(), protocol_.call_id(), std::move(call.payload), limits_.max_frame_payload_bytes);
@@ -87,7 +87,7 @@ std::size_t Connection::send_once() {
   const std::size_t control = control_.size() - control_at_;
   if (control > 0) pieces[count++] = {control_.data() + control_at_, control};
   count += writer_.gather(std::span(pieces).subspan(count));
-  if (count == 0) return 0;
+  if (count == 0 || deaf_) return 0;
 
   msghdr message{};
   message.msg_iov = pieces.data();
@@ -101,9 +101,7 @@ std::size_t Connection::send_once() {
       // wrote last; one that merely stopped reading comes to the same end.
       // The kernel tells of a reset once: if it told it here, the reading side will find a plain end.
       reset_ = reset_ || error == ECONNRESET;
-      writer_.reset();
-      control_.clear();
-      control_at_ = 0;
+      deaf_ = true;
       ::shutdown(socket_.native_handle(), SHUT_RDWR);
       return 0;
     }
@@ -191,7 +189,8 @@ bool Connection::consume(std::span<const std::byte> input) {
           return false;
         }
         writer_.reset();
-        complete_call({.status = absl::OkStatus(), .reply = protocol_.take_reply(), .never_began = false});
+        complete_call(
+            {.status = absl::OkStatus(), .reply = protocol_.take_reply(), .never_began = false, .payload = {}});
         break;
       case wire::HostProtocol::Event::failed:
         fail(protocol_.error());
@@ -226,10 +225,15 @@ void Connection::shut() {
 void Connection::fail(absl::Status why, bool reset) {
   if (!open_) return;
   const bool never_began = sent_of_call_ == 0 || (reset && protocol_.reset_proves_never_began());
+  Bytes payload = writer_.take_payload();
+  if (!never_began) payload = {};
   shut();
   why_closed_ = why;
   if (call_handler_ && !call_settled_) {
-    complete_call({.status = std::move(why), .reply = {}, .never_began = never_began});
+    complete_call({.status = std::move(why),
+                   .reply = {},
+                   .never_began = never_began,
+                   .payload = std::move(payload)});
   } else if (hello_handler_) {
     complete_hello(std::move(why));
   } else if (closed_handler_) {

@@ -42,7 +42,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // One gathering write. Returns the bytes of the call in it.
   std::size_t send_once();
-  bool unsent() const { return control_at_ < control_.size() || !writer_.done(); }
+  bool unsent() const { return !deaf_ && (control_at_ < control_.size() || !writer_.done()); }
   void arm_write();
 
   void shut();
@@ -60,6 +60,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool open_ = true;
   bool abandoned_ = false;
   bool write_armed_ = false;
+  bool deaf_ = false;   // the peer reads no more; its end is being read
   bool reset_ = false;  // a send met ECONNRESET
   absl::Status why_closed_;
 

@@ -22,7 +22,11 @@ void CallWriter::start(std::span<const std::byte> head, std::uint64_t call_id, B
   header_done_ = 0;
 }
 
-void CallWriter::reset() { start({}, 0, {}, 1); }
+Bytes CallWriter::take_payload() {
+  Bytes payload = std::move(payload_);
+  start({}, 0, {}, 1);
+  return payload;
+}
 
 std::size_t CallWriter::chunk_end() const {
   return std::min(payload_.size(), (chunk_at_ / max_frame_bytes_ + 1) * max_frame_bytes_);

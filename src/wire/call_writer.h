@@ -1,5 +1,5 @@
 // CallWriter: a call as the bytes of its frames, handed out for gathering writes. The payload is pointed
-// at where it lies, however many frames it is cut into.
+// at where it lies, however many frames it is cut into, and kept until the call is settled.
 #pragma once
 
 #include <sys/uio.h>
@@ -24,8 +24,10 @@ class CallWriter {
   std::size_t gather(std::span<iovec> out);
   // `written` of the bytes last gathered went out.
   void advance(std::size_t written);
-  // Forgets what is left. The payload's memory is given back.
-  void reset();
+  // Forgets what is left, and gives the payload's memory back.
+  void reset() { take_payload(); }
+  // The same, for a call that is to be made elsewhere: the whole payload, however much of it was written.
+  Bytes take_payload();
 
  private:
   // Frames named in one gathering write; more follow with the next.

@@ -198,6 +198,7 @@ TEST_CASE("a peer that does not read delays nobody", "[uds]") {
     t.peer.reset();
     CHECK(absl::IsUnavailable(t.host.finish().status));
     CHECK(t.host.result->never_began);
+    CHECK((to_text(t.host.result->payload) == payload));  // for the next sandbox
   }
 }
 
@@ -208,6 +209,7 @@ TEST_CASE("never_began is claimed with proof only", "[uds]") {
     CHECK(t.host.begin(call_of("x")) == 0);
     CHECK(absl::IsUnavailable(t.host.finish().status));
     CHECK(t.host.result->never_began);
+    CHECK(to_text(t.host.result->payload) == "x");
   }
   SECTION("died with the call unread") {
     t.host.begin(call_of("x"));
@@ -215,6 +217,7 @@ TEST_CASE("never_began is claimed with proof only", "[uds]") {
     CHECK(absl::IsUnavailable(t.host.finish().status));
     CHECK_THAT(std::string(t.host.result->status.message()), ContainsSubstring("ECONNRESET"));
     CHECK(t.host.result->never_began);
+    CHECK(to_text(t.host.result->payload) == "x");
   }
   SECTION("died with part of the call unread") {
     t.host.begin(call_of(std::string(100, 'x')));
@@ -231,6 +234,7 @@ TEST_CASE("never_began is claimed with proof only", "[uds]") {
     t.peer.reset();
     CHECK(absl::IsUnavailable(t.host.finish().status));
     CHECK_FALSE(t.host.result->never_began);
+    CHECK(t.host.result->payload.empty());
   }
   SECTION("answered in part, then died with something unread") {
     t.host.begin(call_of("x"));
@@ -304,6 +308,7 @@ TEST_CASE("a payload over the limit is refused before a byte is sent", "[uds]") 
   CHECK(t.host.begin(call_of("eleven bytes")) == 0);
   CHECK(absl::IsInvalidArgument(t.host.finish().status));
   CHECK(t.host.result->never_began);
+  CHECK(to_text(t.host.result->payload) == "eleven bytes");
   t.host.begin(call_of("ten bytes!"));
   write_all(t.peer, end_frame(1));
   CHECK(t.host.finish().status.ok());
