@@ -1,0 +1,305 @@
+#include "catch.hpp"
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "faaskit/core/function_queue.h"
+
+using namespace faaskit;
+using std::chrono::milliseconds;
+
+namespace {
+
+// The machine by transcript: each step is a line, and the answer is what it did, in the order
+//   result; grants "r1<-sb2 stolen"; failures "r1 failed"; starts "start 3 v1"; notices "retire sb2".
+// Requests are r1.., sandboxes sb1.., starts by their number; attempt 1 unless said.
+class Script {
+ public:
+  explicit Script(FunctionConfig config = {}, std::uint32_t shards = 1) : queue("f", kNonce, shards) {
+    queue.define(config, now, effects).IgnoreError();
+    effects.clear();
+  }
+  ~Script() {
+    // The machine never owns waiters; what still waits is ours.
+    for (const FunctionQueue::Waiter* waiter : queue.waiters())
+      queue.cancel(waiter->request, 99, now, effects);
+  }
+
+  std::string acquire(std::uint64_t r, std::uint32_t attempt = 1, std::int32_t priority = 0,
+                      Ticket ticket = 0, Outcome previous = Outcome::reusable) {
+    auto waiter = std::make_unique<FunctionQueue::Waiter>();
+    waiter->request = {.invoker = 1, .sequence = r};
+    waiter->attempt = attempt;
+    waiter->priority = priority;
+    waiter->ticket = ticket;
+    waiter->previous = previous;
+    const FunctionQueue::AcquireResult result = queue.acquire(*waiter, now, effects);
+    std::string said;
+    switch (result.outcome) {
+      case FunctionQueue::AcquireOutcome::leased:
+        said = "leased sb" + std::to_string(result.record->sandbox.id.number) + " " +
+               std::string(to_string(result.record->start_kind));
+        break;
+      case FunctionQueue::AcquireOutcome::queued:
+        said = "queued #" + std::to_string(waiter->ticket);
+        waiters.push_back(std::move(waiter));
+        break;
+      case FunctionQueue::AcquireOutcome::refused: said = std::string(result.status.message()); break;
+      case FunctionQueue::AcquireOutcome::stale: said = "stale"; break;
+    }
+    if (result.superseded != nullptr) said += " for attempt " + std::to_string(result.superseded->attempt);
+    return done(said);
+  }
+  std::string cancel(std::uint64_t r, std::uint32_t attempt = 1) {
+    const auto* waiter = queue.cancel({.invoker = 1, .sequence = r}, attempt, now, effects);
+    return done(waiter != nullptr ? "out of line" : "-");
+  }
+  std::string claim(std::uint64_t start, std::uint64_t sb) {
+    return done(code(queue.claim({.nonce = kNonce, .number = start}, id(sb))));
+  }
+  std::string fresh(std::uint64_t start, std::uint64_t sb, ShardIndex home = 0) {
+    Offer offer;
+    offer.sandbox = {.id = id(sb), .version = queue.config().version, .home_shard = home};
+    offer.generation = 1;
+    offer.start = {.nonce = kNonce, .number = start};
+    return done(code(queue.offer(offer, now, effects)));
+  }
+  // Claimed and offered.
+  std::string make(std::uint64_t start, std::uint64_t sb, ShardIndex home = 0) {
+    const std::string claimed = claim(start, sb);
+    return claimed + " " + fresh(start, sb, home);
+  }
+  std::string settle(std::uint64_t sb, Outcome outcome = Outcome::reusable) {
+    const FunctionQueue::Record* record = queue.find(id(sb));
+    if (record == nullptr) return done("-");
+    const LeaseId lease = record->lease;
+    return done(queue.settle(id(sb), record->token, lease, outcome, now, effects) ? "settled" : "-");
+  }
+  std::string returned(std::uint64_t sb, Token token, std::uint64_t r, std::uint64_t generation) {
+    Offer offer;
+    offer.sandbox = {.id = id(sb), .version = queue.config().version};
+    offer.generation = generation;
+    offer.token = offer.highest_token = token;
+    offer.lease = {.request = {.invoker = 1, .sequence = r}, .attempt = 1};
+    return done(code(queue.offer(offer, now, effects)));
+  }
+  std::string failed(std::uint64_t start, std::uint64_t sb, double jitter = 0) {
+    return done(code(queue.start_failed({.nonce = kNonce, .number = start}, id(sb),
+                                        absl::InternalError("exit 3"), jitter, now, effects)));
+  }
+  std::string gone(std::uint64_t sb) {
+    queue.gone(id(sb), now, effects);
+    return done("gone");
+  }
+  std::string define(FunctionConfig config) { return done(code(queue.define(config, now, effects))); }
+  std::string pass(milliseconds time) {
+    now += time;
+    if (now >= queue.next_event()) queue.evaluate(now, effects);
+    return done("passed");
+  }
+
+  static constexpr std::uint64_t kNonce = 0xf;
+  static SandboxId id(std::uint64_t number) { return {.host = 1, .number = number}; }
+  FunctionQueue queue;
+  FunctionQueue::Effects effects;
+  FunctionQueue::TimePoint now{};
+  std::vector<std::unique_ptr<FunctionQueue::Waiter>> waiters;
+
+ private:
+  static std::string code(const absl::Status& status) { return absl::StatusCodeToString(status.code()); }
+
+  std::string done(std::string said) {
+    for (const auto& grant : effects.grants) {
+      said += "; r" + std::to_string(grant.waiter->request.sequence) + "<-sb" +
+              std::to_string(grant.record->sandbox.id.number) + " " +
+              std::string(to_string(grant.record->start_kind));
+    }
+    for (const auto& failure : effects.failures) {
+      said += "; r" + std::to_string(failure.waiter->request.sequence) + " failed";
+    }
+    for (const auto& start : effects.starts) {
+      said += "; start " + std::to_string(start.id.number) + " v" + std::to_string(start.version);
+    }
+    for (const auto& notice : effects.notices) {
+      said += notice.kind == HostNotice::Kind::retire ? "; retire sb" : "; reclaim sb";
+      said += std::to_string(notice.sandbox.number);
+    }
+    effects.clear();
+    return said;
+  }
+};
+
+FunctionConfig caps(std::uint32_t sandboxes, std::uint32_t starts = 8, std::uint32_t waiters = 1024) {
+  FunctionConfig config;
+  config.caps = {.max_sandboxes = sandboxes, .max_starts = starts, .max_waiters = waiters};
+  return config;
+}
+
+}  // namespace
+
+// The promise of the whole: whoever is ready first serves, and what a steal made surplus is kept.
+TEST_CASE("transcript: one busy sandbox and one caller give stolen, and then two are idle", "[core]") {
+  Script f;
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.make(1, 1) == "OK OK; r1<-sb1 cold");
+  CHECK(f.acquire(2) == "queued #2; start 2 v1");
+  f.now += milliseconds(3);
+  CHECK(f.settle(1) == "settled; r2<-sb1 stolen");
+  f.now += milliseconds(40);
+  CHECK(f.make(2, 2) == "OK OK");
+  CHECK(f.settle(1) == "settled");
+  const QueueStats stats = f.queue.stats();
+  CHECK(stats.idle == 2);
+  CHECK(stats.leased == 0);
+  CHECK(stats.cold == 1);
+  CHECK(stats.stolen == 1);
+  CHECK(stats.surplus_starts == 1);
+  CHECK(stats.steals_measured == 1);
+  CHECK(stats.steal_saved_us == 40'000);
+  CHECK(f.acquire(3) == "leased sb1 warm");
+}
+
+TEST_CASE("transcript: a thousand calls on a cold function with cap 4", "[core]") {
+  Script f(caps(4, 8, 500));
+  std::size_t starts = 0;
+  std::size_t refused = 0;
+  for (std::uint64_t r = 1; r <= 1000; ++r) {
+    const std::string said = f.acquire(r);
+    if (said.find("start") != std::string::npos) ++starts;
+    if (said == "acquire f: 500 calls are waiting; max_waiters is 500") ++refused;
+  }
+  CHECK(starts == 4);
+  CHECK(refused == 500);
+  for (std::uint64_t i = 1; i <= 4; ++i) f.make(i, i);
+  // Strictly in order of tickets from here on.
+  for (std::uint64_t r = 5; r <= 500; ++r) {
+    CHECK(f.settle(1 + (r - 1) % 4) ==
+          "settled; r" + std::to_string(r) + "<-sb" + std::to_string(1 + (r - 1) % 4) + " queued");
+  }
+  CHECK(f.queue.stats().waiters == 0);
+  CHECK(f.queue.stats().starts_admitted == 4);
+}
+
+TEST_CASE("transcript: both words of an ended lease, either first, and a late repeat", "[core]") {
+  Script f(caps(1));
+  f.acquire(1);
+  f.make(1, 1);
+  CHECK(f.returned(1, 1, 1, 2) == "OK");
+  CHECK(f.settle(1) == "-");
+  CHECK(f.acquire(2) == "leased sb1 warm");
+  CHECK(f.acquire(3) == "queued #2");
+  CHECK(f.returned(1, 1, 1, 2) == "OK");  // late
+  CHECK(f.returned(1, 1, 1, 3) == "OK");  // of a lease that has ended
+  CHECK(f.queue.find(Script::id(1))->lease.request.sequence == 2);
+  CHECK(f.returned(1, 2, 2, 3) == "OK; r3<-sb1 queued");
+}
+
+TEST_CASE("transcript: a failed start backs off, doubles, and beyond the budget answers the oldest",
+          "[core]") {
+  Script f(caps(16, 1));
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.claim(1, 1) == "OK");
+  CHECK(f.failed(1, 1) == "OK");
+  CHECK(f.failed(1, 1) == "OK");  // repeated
+  CHECK(f.pass(milliseconds(24)) == "passed");
+  CHECK(f.pass(milliseconds(1)) == "passed; start 2 v1");
+  CHECK(f.claim(2, 2) == "OK");
+  CHECK(f.failed(2, 2, 0.5) == "OK");
+  CHECK(f.pass(milliseconds(74)) == "passed");
+  CHECK(f.pass(milliseconds(1)) == "passed; start 3 v1");
+  CHECK(f.claim(3, 3) == "OK");
+  CHECK(f.failed(3, 3) == "OK; r1 failed");
+  CHECK(f.queue.stats().waiters == 1);
+  CHECK(f.pass(milliseconds(100)) == "passed; start 4 v1");
+  CHECK(f.make(4, 4) == "OK OK; r2<-sb4 cold");
+  CHECK(f.queue.next_event() == FunctionQueue::TimePoint::max());
+}
+
+TEST_CASE("transcript: a redeploy beside a claimed start requests the new version at once", "[core]") {
+  Script f(caps(4));
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.claim(1, 1) == "OK");
+  FunctionConfig next = caps(4);
+  next.version = 2;
+  CHECK(f.define(next) == "OK; start 2 v2");
+  CHECK(f.fresh(1, 1) == "OK; retire sb1");  // its code is old, whatever it says
+  CHECK(f.make(2, 2) == "OK OK; r1<-sb2 cold");
+  CHECK(f.define(caps(4)) == "ABORTED");
+}
+
+TEST_CASE("transcript: a restart keeps its ticket and disposes of its earlier lease", "[core]") {
+  Script f(caps(1));
+  f.acquire(1);
+  f.make(1, 1);
+  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.acquire(3) == "queued #3");
+  CHECK(f.settle(1) == "settled; r2<-sb1 queued");
+  // Its host did not admit it.
+  CHECK(f.acquire(2, 2, 0, 2, Outcome::refused) == "queued #2");
+  CHECK(f.queue.stats().disputed == 1);
+  CHECK(f.acquire(2, 1) == "stale");
+  CHECK(f.returned(1, 2, 2, 2) == "OK; r2<-sb1 queued");
+  CHECK(f.queue.find(Script::id(1))->lease.attempt == 2);
+  CHECK(f.queue.find(Script::id(1))->token == 3);
+}
+
+TEST_CASE("transcript: a repeated request keeps its place and its cover", "[core]") {
+  Script f;
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.acquire(1) == "queued #1 for attempt 1");
+  CHECK(f.acquire(1, 2) == "queued #1 for attempt 1");
+  CHECK(f.acquire(1, 1) == "stale");
+  CHECK(f.cancel(1, 1) == "-");
+  CHECK(f.cancel(1, 2) == "out of line");
+  CHECK(f.cancel(1, 2) == "-");
+  // The start is surplus now, and whoever comes next is covered by it.
+  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.make(1, 1) == "OK OK; r2<-sb1 cold");
+}
+
+TEST_CASE("transcript: wait only asks for a start when nothing that runs could serve", "[core]") {
+  FunctionConfig patient = caps(4);
+  patient.policy = StartPolicy::wait_only;
+  Script f(patient);
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.make(1, 1) == "OK OK; r1<-sb1 cold");
+  CHECK(f.settle(1, Outcome::retired) == "settled; start 2 v1; retire sb1");
+  CHECK(f.make(2, 2) == "OK OK; r2<-sb2 cold");
+}
+
+TEST_CASE("transcript: a record that is pinned stays readable after it is gone", "[core]") {
+  Script f;
+  f.acquire(1);
+  f.make(1, 1);
+  auto* record = const_cast<FunctionQueue::Record*>(f.queue.find(Script::id(1)));
+  f.queue.pin(*record);
+  CHECK(f.gone(1) == "gone");
+  CHECK(record->state == SandboxState::gone);
+  CHECK_FALSE(f.queue.settle(*record, record->token, record->lease, Outcome::reusable, f.now, f.effects));
+  f.queue.unpin(*record);  // ASan sees it freed once
+}
+
+// Idle lists are intrusive: a wrong link would lease a sandbox that is not idle, or lose one.
+TEST_CASE("any order of leases, returns and withdrawals leaves the idle lists whole", "[core]") {
+  Script f(caps(64, 64), 4);
+  for (std::uint64_t r = 1; r <= 40; ++r) f.acquire(r);
+  for (std::uint64_t i = 1; i <= 40; ++i) f.make(i, i, static_cast<ShardIndex>(i % 4));
+  for (std::uint64_t i = 1; i <= 40; ++i) f.settle(i);
+  REQUIRE(f.queue.stats().idle == 40);
+  for (std::uint64_t i = 3; i <= 40; i += 3) CHECK(f.queue.withdraw(Script::id(i)).ok());
+  std::set<std::uint64_t> taken;
+  for (std::uint64_t r = 100; r < 200; ++r) {
+    FunctionQueue::Record* record = f.queue.try_acquire({.invoker = 1, .sequence = r}, 1, r % 4);
+    if (record == nullptr) break;
+    CHECK(record->sandbox.id.number % 3 != 0);
+    CHECK(taken.insert(record->sandbox.id.number).second);
+    CHECK(record->cross_shard == (record->sandbox.home_shard != r % 4));
+  }
+  CHECK(taken.size() == 27);
+  CHECK(f.queue.stats().idle == 0);
+  CHECK(f.queue.stats().retiring == 13);
+}
