@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include <boost/asio/io_context.hpp>
 #include <faaskit/memory/idle_queue.h>
+#include <boost/asio/io_context.hpp>
 
 int fail(const char* what) {
   std::fprintf(stderr, "%s\n", what);
@@ -28,19 +28,20 @@ int main() {
   if (!defined) return fail("not defined");
 
   const faaskit::SandboxId sandbox{.host = 1, .number = 1};
-  auto starts = (*queue)->watch_starts(7, io.get_executor(), [&](std::vector<faaskit::StartRequest> admitted) {
-    for (const faaskit::StartRequest& start : admitted) {
-      faaskit::ClaimParams claim{.function = *handle, .start = start.id, .sandbox = sandbox};
-      (*queue)->async_claim(claim, [&, start](absl::Status claimed) {
-        if (!claimed.ok()) return;
-        faaskit::OfferParams offer{.function = *handle, .offer = {}};
-        offer.offer.sandbox = {.id = sandbox, .version = start.version};
-        offer.offer.generation = 1;
-        offer.offer.start = start.id;
-        (*queue)->async_offer(offer, [](absl::Status) {});
+  auto starts =
+      (*queue)->watch_starts(7, io.get_executor(), [&](std::vector<faaskit::StartRequest> admitted) {
+        for (const faaskit::StartRequest& start : admitted) {
+          faaskit::ClaimParams claim{.function = *handle, .start = start.id, .sandbox = sandbox};
+          (*queue)->async_claim(claim, [&, start](absl::Status claimed) {
+            if (!claimed.ok()) return;
+            faaskit::OfferParams offer{.function = *handle, .offer = {}};
+            offer.offer.sandbox = {.id = sandbox, .version = start.version};
+            offer.offer.generation = 1;
+            offer.offer.start = start.id;
+            (*queue)->async_offer(offer, [](absl::Status) {});
+          });
+        }
       });
-    }
-  });
 
   std::optional<faaskit::Lease> lease;
   faaskit::AcquireParams want{.function = *handle, .request = {.invoker = 7, .sequence = 1}};
