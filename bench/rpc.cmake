@@ -7,7 +7,10 @@ target_compile_features(rpc_bench PRIVATE cxx_std_20)
 add_executable(rpc_worker rpc_worker.cc)
 target_link_libraries(rpc_worker PRIVATE faaskit::worker)
 add_dependencies(rpc_bench rpc_worker)
-target_compile_definitions(rpc_bench PRIVATE FAASKIT_RPC_WORKER="$<TARGET_FILE:rpc_worker>")
+target_compile_definitions(rpc_bench PRIVATE
+  FAASKIT_RPC_WORKER="$<TARGET_FILE:rpc_worker>"
+  FAASKIT_RPC_FUNCTION="${CMAKE_CURRENT_LIST_DIR}/rpc_function.py"
+  FAASKIT_PYTHON_RUNTIME="${PROJECT_SOURCE_DIR}/runtimes/python/faaskit_runtime.py")
 
 find_package(gRPC CONFIG QUIET)
 if(gRPC_FOUND AND TARGET gRPC::grpc_cpp_plugin)

@@ -119,18 +119,26 @@ Samples run_floor(const Cell& cell) {
 }
 
 // Ours: the public port, handlers on an io_context, a real worker process.
+const std::vector<std::string> kCppWorker = {FAASKIT_RPC_WORKER};
+const std::vector<std::string> kPythonWorker = {"/usr/bin/python3", "-I", FAASKIT_PYTHON_RUNTIME, FAASKIT_RPC_FUNCTION,
+                                                "rpc_function:handler"};
+
 class ChannelRun {
  public:
-  explicit ChannelRun(const Cell& cell) : cell_(cell), payload_(payload_of(cell.payload_bytes)), watch_(samples_) {}
+  ChannelRun(const Cell& cell, std::vector<std::string> worker)
+      : cell_(cell), worker_(std::move(worker)), payload_(payload_of(cell.payload_bytes)), watch_(samples_) {}
 
   Samples run() {
-    Server server(cell_, [](int fd) {
+    Server server(cell_, [this](int fd) {
+      std::vector<char*> argv;
+      for (std::string& arg : worker_) argv.push_back(arg.data());
+      argv.push_back(nullptr);
       if (fd == 3) {
         ::fcntl(3, F_SETFD, 0);
       } else {
         ::dup2(fd, 3);
       }
-      ::execl(FAASKIT_RPC_WORKER, FAASKIT_RPC_WORKER, nullptr);
+      ::execv(argv[0], argv.data());
     });
     ::fcntl(server.fd.get(), F_SETFL, O_NONBLOCK);
     auto factory = uds::make_channel_factory();
@@ -175,6 +183,7 @@ class ChannelRun {
   }
 
   const Cell cell_;
+  std::vector<std::string> worker_;
   const std::string payload_;
   Samples samples_;
   Stopwatch watch_;
@@ -230,7 +239,7 @@ int run_all(bool quick, const std::string& json, const std::string& binary) {
       std::vector<Samples> floors, ours, rivals;
       for (int i = 0; i < kRuns; ++i) {
         floors.push_back(run_floor(cell));
-        ours.push_back(ChannelRun(cell).run());
+        ours.push_back(ChannelRun(cell, kCppWorker).run());
         rivals.push_back(run_grpc(cell, binary));
       }
       const Figure floor = figure(floors), our = figure(ours), rival = figure(rivals);
@@ -266,6 +275,15 @@ int run_all(bool quick, const std::string& json, const std::string& binary) {
                     rival.median_us);
       rows += row;
     }
+  }
+  if (::access(kPythonWorker[0].c_str(), X_OK) == 0) {
+    const Cell cell{64, true, 20000 / (quick ? 10 : 1)};
+    std::vector<Samples> runs;
+    for (int i = 0; i < kRuns; ++i) runs.push_back(ChannelRun(cell, kPythonWorker).run());
+    const Figure f = figure(runs);
+    wrong = wrong || !f.error.empty();
+    std::printf("%-45s %.2f [%.2f-%.2f]%s\n", "64 B, same core, Python function", f.median_us, f.least_us, f.most_us,
+                f.error.c_str());
   }
   if (!json.empty()) std::ofstream(json) << "{\"rows\":[" << rows << "]}\n";
   return wrong ? 1 : 0;
