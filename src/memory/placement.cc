@@ -1,7 +1,10 @@
 #include "faaskit/memory/placement.h"
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include <absl/strings/str_format.h>
@@ -12,79 +15,95 @@
 namespace faaskit::memory {
 namespace {
 
-// What is pushed while a host serves goes to it in batches: one post takes all that has come by then.
-class Lane : public std::enable_shared_from_this<Lane> {
+// What waits for one host, and whoever serves it. Outlives both, as posts refer to it.
+class HostQueue : public std::enable_shared_from_this<HostQueue> {
  public:
-  Lane(asio::any_io_executor executor, StartQueue::StartsHandler starts, std::size_t max_queued)
-      : strand_(asio::make_strand(std::move(executor))), starts_(std::move(starts)), max_queued_(max_queued) {}
+  using StartsHandler = StartQueue::StartsHandler;
 
-  absl::Status push(HostId host, StartRequest start) {
-    bool wake = false;
-    {
-      MutexLock lock(mutex_);
-      if (queued_.size() >= max_queued_) {
-        return absl::ResourceExhaustedError(absl::StrFormat("push %s: host %x has %d starts queued; max_queued is %d",
-                                                            to_string(start.id), host, queued_.size(), max_queued_));
-      }
-      wake = queued_.empty();
-      queued_.push_back(std::move(start));
+  struct Server {
+    Server(asio::any_io_executor executor, StartsHandler handler)
+        : strand(asio::make_strand(std::move(executor))), starts(std::move(handler)) {}
+    asio::strand<asio::any_io_executor> strand;
+    StartsHandler starts;  // on the strand only
+    std::atomic<bool> ended{false};
+  };
+
+  absl::Status push(HostId host, StartRequest start, std::size_t max_queued) {
+    MutexLock lock(mutex_);
+    if (server_ == nullptr) {
+      return absl::NotFoundError(
+          absl::StrFormat("push %s: nobody serves host %x", to_string(start.id), host));
     }
-    load_.fetch_add(1, std::memory_order_relaxed);
-    if (wake) asio::post(strand_, [self = shared_from_this()] { self->deliver(); });
+    if (waiting_.size() >= max_queued) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("push %s: %d starts wait for host %x; max_queued is %d", to_string(start.id),
+                          waiting_.size(), host, max_queued));
+    }
+    waiting_.push_back(std::move(start));
+    ++load_;
+    deliver();
     return absl::OkStatus();
   }
 
-  void end() { serving_.store(false, std::memory_order_release); }
-  std::uint64_t load() const { return load_.load(std::memory_order_relaxed); }
-  void report(std::uint64_t load) { load_.store(load, std::memory_order_relaxed); }
+  // The newest server of a host takes over; what waits goes to it.
+  std::shared_ptr<Server> serve(asio::any_io_executor executor, StartsHandler starts) {
+    auto server = std::make_shared<Server>(std::move(executor), std::move(starts));
+    MutexLock lock(mutex_);
+    server_ = server;
+    delivering_ = false;
+    if (!waiting_.empty()) deliver();
+    return server;
+  }
+  void end(const std::shared_ptr<Server>& server) {
+    server->ended.store(true, std::memory_order_release);
+    MutexLock lock(mutex_);
+    if (server_ == server) server_ = nullptr;
+  }
+
+  std::uint64_t load() const {
+    MutexLock lock(mutex_);
+    return load_;
+  }
+  void report_load(std::uint64_t load) {
+    MutexLock lock(mutex_);
+    // What still waits here is not in the host's figure yet.
+    load_ = load + waiting_.size();
+  }
 
  private:
-  void deliver() {
-    std::vector<StartRequest> batch;
-    {
-      MutexLock lock(mutex_);
-      batch.swap(queued_);
-    }
-    if (serving_.load(std::memory_order_acquire)) starts_(std::move(batch));
+  // One post takes along all that is pushed until it runs.
+  void deliver() FAASKIT_REQUIRES(mutex_) {
+    if (std::exchange(delivering_, true)) return;
+    asio::post(server_->strand, [self = shared_from_this(), server = server_] {
+      std::vector<StartRequest> batch;
+      {
+        MutexLock lock(self->mutex_);
+        if (self->server_ != server) return;
+        self->delivering_ = false;
+        batch.assign(std::make_move_iterator(self->waiting_.begin()),
+                     std::make_move_iterator(self->waiting_.end()));
+        self->waiting_.clear();
+      }
+      if (!server->ended.load(std::memory_order_acquire)) server->starts(std::move(batch));
+    });
   }
 
-  asio::strand<asio::any_io_executor> strand_;
-  StartQueue::StartsHandler starts_;
-  const std::size_t max_queued_;
-  std::atomic<bool> serving_{true};
-  std::atomic<std::uint64_t> load_{0};
-  Mutex mutex_;
-  std::vector<StartRequest> queued_ FAASKIT_GUARDED_BY(mutex_);
+  mutable Mutex mutex_;
+  std::shared_ptr<Server> server_ FAASKIT_GUARDED_BY(mutex_);
+  std::deque<StartRequest> waiting_ FAASKIT_GUARDED_BY(mutex_);
+  bool delivering_ FAASKIT_GUARDED_BY(mutex_) = false;
+  std::uint64_t load_ FAASKIT_GUARDED_BY(mutex_) = 0;
 };
 
-struct Lanes {
-  Mutex mutex;
-  std::map<HostId, std::shared_ptr<Lane>> by_host FAASKIT_GUARDED_BY(mutex);
-
-  std::shared_ptr<Lane> find(HostId host) {
-    MutexLock lock(mutex);
-    auto known = by_host.find(host);
-    return known == by_host.end() ? nullptr : known->second;
-  }
-};
-
-class LaneWatch final : public Watch {
+class ServeWatch final : public Watch {
  public:
-  LaneWatch(std::weak_ptr<Lanes> lanes, HostId host, std::shared_ptr<Lane> lane)
-      : lanes_(std::move(lanes)), host_(host), lane_(std::move(lane)) {}
-  ~LaneWatch() override {
-    lane_->end();
-    if (auto lanes = lanes_.lock()) {
-      MutexLock lock(lanes->mutex);
-      auto known = lanes->by_host.find(host_);
-      if (known != lanes->by_host.end() && known->second == lane_) lanes->by_host.erase(known);
-    }
-  }
+  ServeWatch(std::shared_ptr<HostQueue> queue, std::shared_ptr<HostQueue::Server> server)
+      : queue_(std::move(queue)), server_(std::move(server)) {}
+  ~ServeWatch() override { queue_->end(server_); }
 
  private:
-  std::weak_ptr<Lanes> lanes_;
-  HostId host_;
-  std::shared_ptr<Lane> lane_;
+  const std::shared_ptr<HostQueue> queue_;
+  const std::shared_ptr<HostQueue::Server> server_;
 };
 
 class MemoryStartQueue final : public StartQueue {
@@ -95,47 +114,43 @@ class MemoryStartQueue final : public StartQueue {
   executor_type get_executor() const override { return executor_; }
 
   std::unique_ptr<Watch> serve(HostId host, asio::any_io_executor executor, StartsHandler starts) override {
-    auto lane = std::make_shared<Lane>(std::move(executor), std::move(starts), options_.max_queued);
-    {
-      MutexLock lock(lanes_->mutex);
-      lanes_->by_host[host] = lane;
-    }
-    return std::make_unique<LaneWatch>(lanes_, host, std::move(lane));
+    std::shared_ptr<HostQueue> queue = of(host);
+    auto server = queue->serve(std::move(executor), std::move(starts));
+    return std::make_unique<ServeWatch>(std::move(queue), std::move(server));
   }
   std::uint64_t load(HostId host) const override {
-    auto lane = lanes_->find(host);
-    return lane ? lane->load() : 0;
+    MutexLock lock(mutex_);
+    auto known = hosts_.find(host);
+    return known == hosts_.end() ? 0 : known->second->load();
   }
-  void report_load(HostId host, std::uint64_t load) override {
-    if (auto lane = lanes_->find(host)) lane->report(load);
-  }
+  void report_load(HostId host, std::uint64_t load) override { of(host)->report_load(load); }
 
  private:
   void do_push(PushParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
-    auto lane = lanes_->find(params.host);
     complete(home, std::move(done),
-             lane ? lane->push(params.host, std::move(params.start))
-                  : absl::NotFoundError(absl::StrFormat("push %s: nobody serves host %x", to_string(params.start.id),
-                                                        params.host)));
+             of(params.host)->push(params.host, std::move(params.start), options_.max_queued));
+  }
+
+  std::shared_ptr<HostQueue> of(HostId host) {
+    MutexLock lock(mutex_);
+    std::shared_ptr<HostQueue>& queue = hosts_[host];
+    if (queue == nullptr) queue = std::make_shared<HostQueue>();
+    return queue;
   }
 
   const asio::any_io_executor executor_;
   const StartQueueOptions options_;
-  const std::shared_ptr<Lanes> lanes_ = std::make_shared<Lanes>();
+  mutable Mutex mutex_;
+  std::map<HostId, std::shared_ptr<HostQueue>> hosts_ FAASKIT_GUARDED_BY(mutex_);
 };
 
-class FixedSlots final : public SlotDirectory {
+class FixedSlotDirectory final : public SlotDirectory {
  public:
-  explicit FixedSlots(const std::vector<HostId>& hosts) {
-    auto map = std::make_shared<SlotMap>();
-    map->epoch = 1;
-    for (std::size_t slot = 0; slot < kSlotCount; ++slot) map->owner[slot] = hosts[slot * hosts.size() / kSlotCount];
-    map_ = std::move(map);
-  }
+  explicit FixedSlotDirectory(std::shared_ptr<const SlotMap> map) : map_(std::move(map)) {}
   std::shared_ptr<const SlotMap> snapshot() const override { return map_; }
 
  private:
-  std::shared_ptr<const SlotMap> map_;
+  const std::shared_ptr<const SlotMap> map_;
 };
 
 }  // namespace
@@ -145,11 +160,17 @@ std::unique_ptr<StartQueue> make_start_queue(asio::any_io_executor executor, Sta
 }
 
 absl::StatusOr<std::unique_ptr<SlotDirectory>> make_slot_directory(std::vector<HostId> hosts) {
-  if (hosts.empty()) return absl::InvalidArgumentError("make_slot_directory: no hosts; at least one");
-  for (const HostId host : hosts) {
-    if (host == 0) return absl::InvalidArgumentError("make_slot_directory: host id 0 means 'nobody'");
-  }
-  return std::make_unique<FixedSlots>(hosts);
+  std::sort(hosts.begin(), hosts.end());
+  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
+  if (hosts.empty()) return absl::InvalidArgumentError("make_slot_directory: no hosts; at least 1");
+  if (hosts.front() == 0) return absl::InvalidArgumentError("make_slot_directory: host 0 means 'nobody'");
+  auto map = std::make_shared<SlotMap>();
+  map->epoch = 1;
+  // Ranges, as Redis Cluster deals them: with fewer than 16384 hosts nobody has more than one slot above
+  // another.
+  for (std::size_t slot = 0; slot < kSlotCount; ++slot)
+    map->owner[slot] = hosts[slot * hosts.size() / kSlotCount];
+  return std::make_unique<FixedSlotDirectory>(std::move(map));
 }
 
 }  // namespace faaskit::memory

@@ -20,7 +20,7 @@ namespace faaskit::memory {
 
 struct IdleQueueOptions {
   // Deadlines and backoffs are on this clock. Null: the steady clock.
-  std::shared_ptr<Clock> clock;
+  std::shared_ptr<Clock> clock = nullptr;
   // Home shards that sandboxes and callers may name.
   std::uint32_t shards = 1;
   // Refuse to learn more function names than this.
