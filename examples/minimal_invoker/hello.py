@@ -1,0 +1,2 @@
+def handler(payload, context):
+    return "hello, " + payload.decode()
