@@ -1,0 +1,190 @@
+// What the tests of a whole platform share: functions in a folder of their own, and waiting for an event
+// with a deadline.
+#pragma once
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/thread_pool.hpp>
+
+#include "catch.hpp"
+#include "faaskit/local/platform.h"
+
+namespace faaskit::testing {
+
+using namespace std::chrono_literals;
+
+inline void need_root() {
+  if (::geteuid() != 0) FAASKIT_SKIP("not root: process sandboxes and cgroups need it");
+}
+
+class Folder {
+ public:
+  Folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "faaskit-test-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::string write(const std::string& name, const std::string& text) const {
+    const std::string file = path_ + "/" + name;
+    std::ofstream(file) << text;
+    return file;
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+class Events final : public EventSink {
+ public:
+  void emit(Event event) override {
+    std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+  }
+  std::vector<Event> of(std::string_view name) const {
+    std::lock_guard lock(mutex_);
+    std::vector<Event> found;
+    for (const Event& event : events_) {
+      if (event.name == name) found.push_back(event);
+    }
+    return found;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<Event> events_;
+};
+
+class Logs final : public LogSink {
+ public:
+  void write(LogRecord record) override {
+    std::lock_guard lock(mutex_);
+    text_ += record.bytes;
+    lost_ += record.lost_bytes;
+  }
+  std::string text() const {
+    std::lock_guard lock(mutex_);
+    return text_;
+  }
+  // How often `word` was written so far.
+  int count(std::string_view word) const {
+    const std::string all = text();
+    int found = 0;
+    for (std::size_t at = all.find(word); at != std::string::npos; at = all.find(word, at + 1)) ++found;
+    return found;
+  }
+  std::uint64_t lost() const {
+    std::lock_guard lock(mutex_);
+    return lost_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string text_;
+  std::uint64_t lost_ = 0;
+};
+
+// True as soon as `what` is; false after the deadline.
+inline bool eventually(const std::function<bool()>& what, std::chrono::milliseconds within = 10s) {
+  const auto deadline = std::chrono::steady_clock::now() + within;
+  while (!what()) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+// A platform, and a function file that answers to a few commands:
+//   "echo X"   X                       "hold S"    prints "holding", sleeps S seconds, answers "held"
+//   "raise X"  raises ValueError(X)    "print X"   prints X, answers "printed"
+//   "exit N"   ends its process        "grab N"    touches N MiB, answers "grabbed"
+inline constexpr const char* kCommands = R"(
+import os, sys, time
+def handler(payload, context):
+    word, _, rest = payload.decode().partition(" ")
+    if word == "echo": return rest
+    if word == "hold": print("holding", flush=True); time.sleep(float(rest)); return "held"
+    if word == "raise": raise ValueError(rest)
+    if word == "print": print(rest); return "printed"
+    if word == "exit": os._exit(int(rest))
+    if word == "grab":
+        block = bytearray(int(rest) << 20)
+        for i in range(0, len(block), 4096): block[i] = 1
+        return "grabbed"
+    return "?"
+)";
+
+struct Stage {
+  explicit Stage(local::PlatformOptions options = {}) {
+    need_root();
+    options.events = events;
+    options.logs = logs;
+    auto made = local::make_platform(std::move(options));
+    if (!made.ok() && absl::IsFailedPrecondition(made.status())) FAASKIT_SKIP(made.status().ToString());
+    REQUIRE(made.status().ToString() == "OK");
+    platform = *std::move(made);
+  }
+
+  // Deploys `code` as function `name`; the caller may change the rest.
+  void deploy(local::Function function, const std::string& code = kCommands) {
+    const std::string file = folder.write(function.name + std::to_string(++files) + ".py", code);
+    function.code_path = file;
+    function.handler = function.name + std::to_string(files) + ":handler";
+    REQUIRE(platform->deploy(std::move(function)).ToString() == "OK");
+  }
+
+  InvocationResult invoke(std::string_view function, std::string_view payload,
+                          std::chrono::milliseconds timeout = 20s) {
+    local::InvokeOptions options;
+    options.timeout = timeout;
+    return platform->invoke(function, payload, options);
+  }
+  std::future<InvocationResult> start(std::string_view function, std::string_view payload,
+                                      std::chrono::milliseconds timeout = 20s) {
+    Bytes bytes(payload.size());
+    std::memcpy(bytes.data(), payload.data(), payload.size());
+    local::InvokeOptions options;
+    options.timeout = timeout;
+    return platform->async_invoke(function, std::move(bytes), std::move(options), asio::use_future);
+  }
+
+  std::vector<SandboxView> in_state(HostState state) const {
+    std::vector<SandboxView> found;
+    for (SandboxView& view : platform->sandboxes()) {
+      if (view.state == state) found.push_back(std::move(view));
+    }
+    return found;
+  }
+  bool all_frozen(std::size_t count) const { return in_state(HostState::frozen).size() == count; }
+
+  Folder folder;
+  int files = 0;
+  std::shared_ptr<Events> events = std::make_shared<Events>();
+  std::shared_ptr<Logs> logs = std::make_shared<Logs>();
+  std::unique_ptr<local::Platform> platform;
+};
+
+inline bool exists(pid_t pid) { return ::kill(pid, 0) == 0; }
+
+}  // namespace faaskit::testing
