@@ -196,7 +196,7 @@ class Demo {
       if (!deployed.ok()) return fail(absl::StrCat("deploying ", subject.function.name), deployed);
     }
     print_machine();
-    return first_calls() && repeats() && burst() && frozen() && finish();
+    return first_calls() && repeats() && burst() && frozen() && verdict();
   }
 
   std::vector<FunctionReport> reports() const {
@@ -217,7 +217,7 @@ class Demo {
     std::cout << style_.bold("first calls") << std::endl;
     for (Subject& subject : subjects_) {
       if (signals_.caught()) return false;
-      const InvocationResult result = platform_.invoke(subject.function.name, subject.payload);
+      const InvocationResult result = finish(begin(subject, subject.payload));
       record(subject, subject.payload, result);
       std::cout << absl::StrFormat("  %-10s %-6s answered after %s", subject.function.name,
                                    result.ok() ? to_string(result.start) : "failed", to_text(result.total))
@@ -231,7 +231,7 @@ class Demo {
     for (Subject& subject : subjects_)
       for (int i = 0; i < kRepeats; ++i) {
         if (signals_.caught()) return false;
-        record(subject, subject.payload, platform_.invoke(subject.function.name, subject.payload));
+        record(subject, subject.payload, finish(begin(subject, subject.payload)));
       }
     return true;
   }
@@ -242,13 +242,10 @@ class Demo {
                                              slow.function.name, kMaxSandboxes))
               << std::endl;
     std::vector<std::future<InvocationResult>> calls;
-    for (int i = 0; i < kBurst; ++i) {
-      const auto bytes = std::as_bytes(std::span(passage(slow.payload, i, kBurst)));
-      calls.push_back(
-          platform_.async_invoke(slow.function.name, {bytes.begin(), bytes.end()}, {}, asio::use_future));
-    }
+    for (int i = 0; i < kBurst; ++i) calls.push_back(begin(slow, passage(slow.payload, i, kBurst)));
     std::cout << "  the burst is under way" << std::endl;
-    for (int i = 0; i < kBurst; ++i) record(slow, passage(slow.payload, i, kBurst), calls[i].get());
+    for (int i = 0; i < kBurst; ++i)
+      record(slow, passage(slow.payload, i, kBurst), finish(std::move(calls[i])));
 
     // Starts that the steals made needless are finished all the same: only then is it known what each saved.
     const bool settled =
@@ -298,7 +295,7 @@ class Demo {
                        absl::DeadlineExceededError(absl::StrFormat("%d of %d after 10 s", frozen, idle)));
   }
 
-  bool finish() {
+  bool verdict() {
     print_table(std::cout, reports(), style_);
     std::uint64_t errors = 0, cold = 0, warm = 0, stolen = 0, queued = 0;
     for (const Subject& subject : subjects_) {
@@ -317,6 +314,20 @@ class Demo {
                                                       cold, warm, stolen, queued)));
     std::cout << '\n' << style_.good("every answer was right") << std::endl;
     return true;
+  }
+
+  std::future<InvocationResult> begin(const Subject& subject, std::string_view payload) {
+    const auto bytes = std::as_bytes(std::span(payload));
+    return platform_.async_invoke(subject.function.name, {bytes.begin(), bytes.end()}, {}, asio::use_future);
+  }
+
+  // When the demo is told to stop, a call that still waits for a sandbox must not wait for its deadline.
+  InvocationResult finish(std::future<InvocationResult> call) {
+    while (call.wait_for(100ms) != std::future_status::ready) {
+      if (!signals_.caught()) continue;
+      (void)platform_.idle_queue().async_purge({.invoker = platform_.invoker().id()}, asio::use_future).get();
+    }
+    return call.get();
   }
 
   void record(Subject& subject, std::string_view payload, const InvocationResult& result) {
