@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include <absl/container/btree_map.h>
 #include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 #include <absl/strings/str_cat.h>
@@ -25,9 +26,21 @@ struct FunctionQueue::Tables {
   absl::flat_hash_map<RequestId, Record*> leases;
   absl::btree_set<Waiter*, Before> line;
   absl::flat_hash_map<RequestId, Waiter*> waiters;
-  absl::flat_hash_map<std::uint64_t, Start> starts;  // by StartId::number
+  absl::btree_map<std::uint64_t, Start> starts;  // by StartId::number
   // Gone while pinned.
   std::vector<Record*> zombies;
+
+  // In the order of their ids: what is told outside must not depend on how a process hashes.
+  template <class Want>
+  std::vector<Record*> pick(Want want) const {
+    std::vector<Record*> picked;
+    for (const auto& [id, record] : records) {
+      if (want(*record)) picked.push_back(record);
+    }
+    std::sort(picked.begin(), picked.end(),
+              [](const Record* a, const Record* b) { return a->sandbox.id < b->sandbox.id; });
+    return picked;
+  }
 };
 
 void FunctionQueue::Effects::clear() {
@@ -230,6 +243,16 @@ void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
   }
 }
 
+// Whoever carried them, or held them unclaimed, may be gone: starts are carried at least once.
+void FunctionQueue::send_again(Effects& effects) {
+  if (tables_->line.empty()) return;
+  for (const auto& [number, start] : tables_->starts) {
+    if (start.claimed_by.host != 0) continue;
+    if (effects.starts.empty()) effects.starts_for = (*tables_->line.begin())->request.invoker;
+    effects.starts.push_back({.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
+  }
+}
+
 FunctionQueue::TimePoint FunctionQueue::next_event() const {
   return backoff_until_ != TimePoint::min() && !tables_->line.empty() ? backoff_until_ : TimePoint::max();
 }
@@ -258,8 +281,9 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
     absl::erase_if(tables_->starts, [&](const auto& entry) {
       return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
     });
-    for (auto& [id, record] : tables_->records) {
-      if (record->state == SandboxState::idle && !grantable(*record)) retire(*record, effects);
+    for (Record* record : tables_->pick(
+             [&](const Record& r) { return r.state == SandboxState::idle && !grantable(r); })) {
+      retire(*record, effects);
     }
     for (Waiter* waiter : tables_->line) waiter->start_requested = false;
   }
@@ -331,6 +355,8 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
   tables_->waiters.emplace(waiter.request, &waiter);
   // A surplus start that is still in flight was, from now on, requested for this waiter.
   if (covering_starts() >= tables_->line.size()) waiter.start_requested = true;
+  // Starts from before were left without a waiter, and nobody sends those again.
+  if (tables_->line.size() == 1) send_again(effects);
   evaluate(now, effects);
   result.outcome = AcquireOutcome::queued;
   return result;
@@ -515,6 +541,9 @@ void FunctionQueue::unpin(Record& record) {
 
 void FunctionQueue::gone(const SandboxId& id, TimePoint now, Effects& effects) {
   if (auto known = tables_->records.find(id); known != tables_->records.end()) erase(*known->second);
+  constexpr std::size_t kRemembered = 64;
+  if (std::find(gone_.begin(), gone_.end(), id) == gone_.end()) gone_.push_back(id);
+  if (gone_.size() > kRemembered) gone_.erase(gone_.begin());
   // It may have died between its claim and its offer.
   absl::erase_if(tables_->starts, [&](const auto& entry) { return entry.second.claimed_by == id; });
   evaluate(now, effects);
@@ -528,9 +557,8 @@ void FunctionQueue::gone(const StartId& id, TimePoint now, Effects& effects) {
 std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes,
                                                  TimePoint now, Effects& effects) {
   std::vector<HeldSandbox> held;
-  for (const auto& [id, record] : tables_->records) {
-    if (id.host != host) continue;
-    held.push_back({.id = id,
+  for (const Record* record : tables_->pick([&](const Record& r) { return r.sandbox.id.host == host; })) {
+    held.push_back({.id = record->sandbox.id,
                     .function = name_,
                     .state = record->state,
                     .token = record->token,
@@ -556,6 +584,8 @@ std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<
       continue;
     }
     if (said.state == SandboxState::idle && said.offer_pending) continue;
+    // Said before it was reaped, heard after: inserted, it would be granted though it is no more.
+    if (std::find(gone_.begin(), gone_.end(), said.sandbox.id) != gone_.end()) continue;
     auto record = std::make_unique<Record>();
     record->sandbox = said.sandbox;
     record->generation = said.generation;
@@ -579,25 +609,24 @@ std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<
 }
 
 void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
-  std::vector<Record*> lost;
-  for (auto& [id, record] : tables_->records) {
-    if (id.host == dead) lost.push_back(record);
-  }
-  for (Record* record : lost) erase(*record);
+  for (Record* record : tables_->pick([&](const Record& r) { return r.sandbox.id.host == dead; })) erase(*record);
   for (auto& [number, start] : tables_->starts) {
     if (start.claimed_by.host == dead) start.claimed_by = {};
   }
   absl::erase_if(tables_->starts, [&](const auto& entry) {
     return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
   });
+  send_again(effects);
   evaluate(now, effects);
 }
 
 void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
   if (!draining(host)) draining_.push_back(host);
-  for (auto& [id, record] : tables_->records) {
-    if (id.host == host && record->state == SandboxState::idle) retire(*record, effects);
+  for (Record* record : tables_->pick(
+           [&](const Record& r) { return r.sandbox.id.host == host && r.state == SandboxState::idle; })) {
+    retire(*record, effects);
   }
+  send_again(effects);
   evaluate(now, effects);
 }
 
@@ -607,12 +636,14 @@ std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effe
     if (waiter->request.invoker == invoker) purged.push_back(waiter);
   }
   for (Waiter* waiter : purged) drop_line(*waiter);
-  for (auto& [id, record] : tables_->records) {
-    if (record->state != SandboxState::leased || record->lease.request.invoker != invoker) continue;
+  send_again(effects);
+  for (Record* record : tables_->pick([&](const Record& r) {
+         return r.state == SandboxState::leased && r.lease.request.invoker == invoker;
+       })) {
     record->suspect = true;
     effects.notices.push_back({.kind = HostNotice::Kind::reclaim,
                                .function = name_,
-                               .sandbox = id,
+                               .sandbox = record->sandbox.id,
                                .token = record->token,
                                .lease = record->lease});
   }
@@ -621,21 +652,22 @@ std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effe
 
 void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects) {
   evaluate(now, effects);
-  for (const auto& [id, record] : tables_->records) {
-    if (record->state == SandboxState::leased && record->lease.request.invoker == invoker) {
-      report.leases.push_back({.id = id,
-                               .function = name_,
-                               .state = record->state,
-                               .token = record->token,
-                               .lease = record->lease,
-                               .suspect = record->suspect});
-    }
+  for (const Record* record : tables_->pick([&](const Record& r) {
+         return r.state == SandboxState::leased && r.lease.request.invoker == invoker;
+       })) {
+    report.leases.push_back({.id = record->sandbox.id,
+                             .function = name_,
+                             .state = record->state,
+                             .token = record->token,
+                             .lease = record->lease,
+                             .suspect = record->suspect});
   }
   bool waits = false;
   for (const Waiter* waiter : tables_->line) {
     if (waiter->request.invoker != invoker) continue;
     waits = true;
-    report.waiters.push_back({.request = waiter->request, .attempt = waiter->attempt, .ticket = waiter->ticket});
+    report.waiters.push_back(
+        {.function = name_, .request = waiter->request, .attempt = waiter->attempt, .ticket = waiter->ticket});
   }
   if (!waits) return;
   for (const auto& [number, start] : tables_->starts) {

@@ -81,8 +81,9 @@ class FAASKIT_EXPORT FunctionQueue {
   struct Effects {
     std::vector<Grant> grants;
     std::vector<Failure> failures;
-    std::vector<StartRequest> starts;  // admitted in this step
-    InvokerId starts_for = 0;          // invoker of the first waiter they were admitted for
+    // Admitted in this step, or sent again because whoever had them may be gone.
+    std::vector<StartRequest> starts;
+    InvokerId starts_for = 0;  // invoker of the first waiter they are for
     std::vector<HostNotice> notices;
     bool empty() const { return grants.empty() && failures.empty() && starts.empty() && notices.empty(); }
     void clear();
@@ -194,6 +195,7 @@ class FAASKIT_EXPORT FunctionQueue {
   std::size_t covering_starts() const;
   bool busy_cover() const;
   void drop_line(Waiter& waiter);
+  void send_again(Effects& effects);
   void note_ready_surplus(TimePoint now);
   void trim_steals();
   std::uint64_t live() const { return idle_ + leased_ + disputed_ + retiring_; }
@@ -212,6 +214,8 @@ class FAASKIT_EXPORT FunctionQueue {
   std::uint64_t disputed_ = 0;
   std::uint64_t retiring_ = 0;
   std::vector<HostId> draining_;
+  // The last few that were reaped, against late announcements. Ids are never used again.
+  std::vector<SandboxId> gone_;
   // Hand-over times of steals whose start is still in flight, oldest first; never longer than the starts.
   std::vector<TimePoint> steals_;
   QueueStats counters_;

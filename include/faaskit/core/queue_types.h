@@ -76,6 +76,7 @@ struct HostNotice {
 // Everything the engine holds for one invoker, and the starts nobody has claimed in its functions.
 struct RepairReport {
   struct Waiting {
+    std::string function;
     RequestId request;
     std::uint32_t attempt = 0;
     Ticket ticket = 0;
