@@ -1,0 +1,436 @@
+#include "simulation/engine.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+namespace faaskit::simulation {
+namespace {
+
+using Outcome_ = FunctionQueue::AcquireOutcome;
+
+Granted copy(const FunctionQueue& queue, const FunctionQueue::Record& record) {
+  return {.function = queue.name(),
+          .sandbox = record.sandbox,
+          .token = record.token,
+          .lease = record.lease,
+          .ticket = record.ticket,
+          .start = record.start_kind};
+}
+
+bool before(const FunctionQueue::Waiter& a, const FunctionQueue::Waiter& b) {
+  return std::tie(a.priority, a.ticket) < std::tie(b.priority, b.ticket);
+}
+
+}  // namespace
+
+void Engine::add_function(const std::string& name, const FunctionConfig& config, std::uint32_t shards) {
+  auto made = std::make_unique<Function>();
+  made->queue = std::make_unique<FunctionQueue>(name, world_.random.next() | 1, shards);
+  Function& function = *made;
+  functions_.emplace(name, std::move(made));
+  if (absl::Status status = function.queue->define(config, world_.now(), function.effects); !status.ok()) {
+    throw Violation(absl::StrCat("driver: ", status.ToString()));
+  }
+  finish(function, {.name = "define"});
+}
+
+std::vector<std::string> Engine::names() const {
+  std::vector<std::string> all;
+  for (const auto& [name, function] : functions_) all.push_back(name);
+  return all;
+}
+
+bool Engine::knows_invoker(InvokerId invoker) const {
+  for (const auto& [name, function] : functions_) {
+    for (const Waiter* waiter : function->queue->waiters()) {
+      if (waiter->request.invoker == invoker) return true;
+    }
+    for (const auto& [id, known] : function->known) {
+      if (known.state == SandboxState::leased && known.lease.request.invoker == invoker) return true;
+    }
+  }
+  return false;
+}
+
+bool Engine::knows_host(HostId host) const {
+  return std::any_of(functions_.begin(), functions_.end(), [&](const auto& entry) {
+    return std::any_of(entry.second->known.begin(), entry.second->known.end(),
+                       [&](const auto& known) { return known.first.host == host; });
+  });
+}
+
+// ---- the operations
+
+absl::Status Engine::define(const std::string& name, const FunctionConfig& config) {
+  Function& f = function(name);
+  absl::Status status = f.queue->define(config, world_.now(), f.effects);
+  finish(f, {.name = absl::StrFormat("define v%d cap %d", config.version, config.caps.max_sandboxes)});
+  return status;
+}
+
+std::optional<Granted> Engine::try_acquire(const std::string& name, const RequestId& request,
+                                           std::uint32_t attempt, ShardIndex shard) {
+  Function& f = function(name);
+  FunctionQueue::Record* record = f.queue->try_acquire(request, attempt, shard);
+  if (record == nullptr) return std::nullopt;
+  Granted granted = copy(*f.queue, *record);
+  finish(f, {.name = "try_acquire", .of = request, .direct = &granted});
+  return granted;
+}
+
+AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
+  Function& f = function(name);
+  // What must become of a kept ticket (I5).
+  Ticket kept = wanted.ticket;
+  std::uint32_t known_attempt = 0;
+  if (const Waiter* older = f.queue->find_waiter(wanted.request); older != nullptr) {
+    kept = older->ticket;
+    known_attempt = older->attempt;
+  }
+
+  auto waiter = std::make_unique<Waiter>(wanted);
+  const FunctionQueue::AcquireResult result = f.queue->acquire(*waiter, world_.now(), f.effects);
+  AcquireAnswer answer{.outcome = result.outcome, .granted = {}, .ticket = 0, .status = result.status};
+  Step step{.name = absl::StrFormat("acquire %s", to_string(LeaseId{wanted.request, wanted.attempt})),
+            .of = wanted.request};
+  switch (result.outcome) {
+    case Outcome_::leased: {
+      answer.granted = copy(*f.queue, *result.record);
+      auto known = f.known.find(result.record->sandbox.id);
+      const bool repeated = known != f.known.end() && known->second.state == SandboxState::leased &&
+                            known->second.token == result.record->token;
+      if (!repeated) step.direct = &answer.granted;
+      break;
+    }
+    case Outcome_::queued: {
+      answer.ticket = waiter->ticket;
+      if (kept != 0 && waiter->ticket != kept) {
+        throw Violation(absl::StrFormat("I5: %s had ticket %d and waits with %d", to_string(wanted.request),
+                                        kept, waiter->ticket));
+      }
+      const Waiter* key = waiter.get();
+      f.waiting.emplace(key, std::move(waiter));
+      break;
+    }
+    case Outcome_::refused:
+      if (kept != 0) {
+        throw Violation(
+            absl::StrFormat("I5: %s had ticket %d and was refused", to_string(wanted.request), kept));
+      }
+      break;
+    case Outcome_::stale:
+      if (known_attempt < wanted.attempt && known_attempt != 0) {
+        throw Violation(
+            absl::StrCat("I3: ", to_string(wanted.request), ": the newest attempt is called stale"));
+      }
+      break;
+  }
+  if (result.superseded != nullptr) forget(f, result.superseded);
+  finish(f, step);
+  return answer;
+}
+
+void Engine::cancel(const std::string& name, const RequestId& request, std::uint32_t attempt) {
+  Function& f = function(name);
+  if (const Waiter* waiter = f.queue->cancel(request, attempt, world_.now(), f.effects)) forget(f, waiter);
+  finish(f, {.name = absl::StrCat("cancel ", to_string(request)), .of = request});
+}
+
+absl::Status Engine::claim(const StartRequest& start, const SandboxId& sandbox) {
+  Function& f = function(start.function);
+  absl::Status status = f.queue->claim(start.id, sandbox);
+  finish(f, {.name = absl::StrCat("claim ", to_string(start.id), " for ", to_string(sandbox),
+                                  status.ok() ? "" : ": no")});
+  return status;
+}
+
+absl::Status Engine::offer(const std::string& name, const Offer& offer) {
+  Function& f = function(name);
+  absl::Status status = f.queue->offer(offer, world_.now(), f.effects);
+  finish(f, {.name = absl::StrFormat("offer %s gen %d%s", to_string(offer.sandbox.id), offer.generation,
+                                     status.ok() ? "" : ": destroy it"),
+             .ends = std::pair(offer.token, offer.lease)});
+  return status;
+}
+
+void Engine::settle(const Granted& lease, Outcome outcome) {
+  Function& f = function(lease.function);
+  const bool ended =
+      f.queue->settle(lease.sandbox.id, lease.token, lease.lease, outcome, world_.now(), f.effects);
+  finish(f,
+         {.name = absl::StrFormat("settle %s token %d of %s %s%s", to_string(lease.sandbox.id), lease.token,
+                                  to_string(lease.lease), to_string(outcome), ended ? "" : " (had ended)"),
+          .ends = std::pair(lease.token, lease.lease)});
+}
+
+absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox) {
+  Function& f = function(name);
+  absl::Status status = f.queue->withdraw(sandbox);
+  finish(f, {.name = absl::StrCat("withdraw ", to_string(sandbox))});
+  return status;
+}
+
+absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sandbox,
+                                  const absl::Status& why) {
+  Function& f = function(start.function);
+  absl::Status status =
+      f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
+  finish(f, {.name = absl::StrCat("start_failed ", to_string(start.id))});
+  return status;
+}
+
+void Engine::gone(const std::string& name, const SandboxId& sandbox) {
+  Function& f = function(name);
+  f.queue->gone(sandbox, world_.now(), f.effects);
+  finish(f, {.name = absl::StrCat("gone ", to_string(sandbox))});
+}
+
+std::vector<HeldSandbox> Engine::announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes) {
+  std::vector<HeldSandbox> held;
+  for (auto& [name, f] : functions_) {
+    std::vector<AnnouncedSandbox> own;
+    for (const AnnouncedSandbox& said : sandboxes) {
+      if (said.function == name) own.push_back(said);
+    }
+    const std::vector<HeldSandbox> part = f->queue->announce(host, own, world_.now(), f->effects);
+    held.insert(held.end(), part.begin(), part.end());
+    finish(*f, {.name = absl::StrFormat("announce of %x", host), .inserts = true});
+  }
+  return held;
+}
+
+void Engine::purge(InvokerId invoker) {
+  for (auto& [name, f] : functions_) {
+    for (const Waiter* waiter : f->queue->purge(invoker, f->effects)) {
+      listeners_.failed({waiter->request, waiter->attempt}, absl::CancelledError("purged"));
+      forget(*f, waiter);
+    }
+    finish(*f, {.name = absl::StrFormat("purge %x", invoker)});
+  }
+}
+
+void Engine::drain(HostId host) {
+  for (auto& [name, f] : functions_) {
+    f->queue->drain(host, world_.now(), f->effects);
+    finish(*f, {.name = absl::StrFormat("drain %x", host)});
+  }
+}
+
+void Engine::take_over(HostId host) {
+  for (auto& [name, f] : functions_) {
+    f->queue->take_over(host, world_.now(), f->effects);
+    // A late word of the dead may bring its sandboxes back for a while; nobody is behind them.
+    std::erase_if(f->tokens, [&](const auto& entry) { return entry.first.host == host; });
+    finish(*f, {.name = absl::StrFormat("take_over %x", host)});
+  }
+}
+
+RepairReport Engine::repair(InvokerId invoker) {
+  RepairReport report;
+  for (auto& [name, f] : functions_) {
+    f->queue->repair(invoker, world_.now(), report, f->effects);
+    finish(*f, {.name = absl::StrFormat("repair %x", invoker)});
+  }
+  return report;
+}
+
+// ---- after a step
+
+void Engine::forget(Function& f, const Waiter* waiter) {
+  if (f.waiting.erase(waiter) == 0) throw Violation("I3: a waiter is let go twice");
+}
+
+void Engine::finish(Function& f, const Step& step) {
+  world_.trace(absl::StrCat(
+      f.queue->name(), " ", step.name,
+      step.direct != nullptr
+          ? absl::StrFormat(" -> %s token %d", to_string(step.direct->sandbox.id), step.direct->token)
+          : ""));
+  FunctionQueue::Effects effects = std::move(f.effects);
+  f.effects = {};
+  // Grants are checked while their waiters still stand; then everybody is told.
+  f.effects.grants = effects.grants;
+  for (const auto& grant : effects.grants) {
+    world_.trace(absl::StrFormat("%s   hands %s token %d to %s (%s)", f.queue->name(),
+                                 to_string(grant.record->sandbox.id), grant.record->token,
+                                 to_string(grant.record->lease), to_string(grant.record->start_kind)));
+  }
+  check(f, step);
+  f.effects.clear();
+
+  for (const auto& grant : effects.grants) {
+    listeners_.granted(grant.waiter->request.invoker, copy(*f.queue, *grant.record));
+    forget(f, grant.waiter);
+  }
+  for (const auto& failure : effects.failures) {
+    world_.trace(absl::StrCat(f.queue->name(), "   answers ", to_string(failure.waiter->request), ": ",
+                              failure.status.ToString()));
+    listeners_.failed({failure.waiter->request, failure.waiter->attempt}, failure.status);
+    forget(f, failure.waiter);
+  }
+  for (const StartRequest& start : effects.starts) {
+    world_.trace(absl::StrCat(f.queue->name(), "   wants ", to_string(start.id)));
+  }
+  if (!effects.starts.empty()) listeners_.starts(effects.starts_for, effects.starts);
+  for (const HostNotice& notice : effects.notices) {
+    world_.trace(absl::StrCat(f.queue->name(),
+                              "   notice: ", notice.kind == HostNotice::Kind::retire ? "retire " : "reclaim ",
+                              to_string(notice.sandbox)));
+    listeners_.notice(notice.sandbox.host, notice);
+  }
+  if (f.queue->waiters().size() != f.waiting.size()) {
+    throw Violation(absl::StrFormat("I3: %d waiters are owed an answer, %d are in line", f.waiting.size(),
+                                    f.queue->waiters().size()));
+  }
+  arm(f);
+}
+
+void Engine::arm(Function& f) {
+  const TimePoint event = f.queue->next_event();
+  if (!world_.mode().engine_timers || event >= f.timer) return;
+  f.timer = event;
+  world_.at(event, nullptr, [this, &f] {
+    f.timer = TimePoint::max();
+    f.queue->evaluate(world_.now(), f.effects);
+    finish(f, {.name = "evaluate"});
+  });
+}
+
+void Engine::check(Function& f, const Step& step) {
+  const FunctionQueue& queue = *f.queue;
+  const QueueStats stats = queue.stats();
+  const FunctionConfig& config = queue.config();
+  const std::vector<const FunctionQueue::Record*> records = queue.records();
+  const std::vector<const Waiter*> line = queue.waiters();
+
+  // I2: the counts are those of the records; every record is in exactly one state, by construction.
+  std::map<SandboxState, std::uint64_t> count;
+  std::map<LeaseId, SandboxId> leases;
+  for (const auto* record : records) {
+    ++count[record->state];
+    if (record->state == SandboxState::leased) {
+      const auto [other, first] = leases.emplace(record->lease, record->sandbox.id);
+      if (!first && !step.inserts && step.name.rfind("gone", 0) != 0) {
+        // An announcement may bring one back that the engine had lost.
+        const auto known = f.known.find(record->sandbox.id);
+        if (known == f.known.end() || known->second.state != SandboxState::leased) {
+          throw Violation(absl::StrFormat("I1: %s holds both %s and %s", to_string(record->lease),
+                                          to_string(other->second), to_string(record->sandbox.id)));
+        }
+      }
+    }
+  }
+  if (count[SandboxState::idle] != stats.idle || count[SandboxState::leased] != stats.leased ||
+      count[SandboxState::disputed] != stats.disputed || count[SandboxState::retiring] != stats.retiring ||
+      stats.live() != records.size()) {
+    throw Violation(absl::StrFormat(
+        "I2: counted idle %d leased %d disputed %d retiring %d; there are %d %d %d %d of %d", stats.idle,
+        stats.leased, stats.disputed, stats.retiring, count[SandboxState::idle], count[SandboxState::leased],
+        count[SandboxState::disputed], count[SandboxState::retiring], records.size()));
+  }
+  if (stats.waiters != line.size()) throw Violation("I2: the line is not as long as it is counted");
+
+  // I1: what is granted in this step was free, or became so in this step; tokens grow; never old code.
+  const auto granted = [&](const SandboxId& id, Token token, Version version) {
+    Token& last = f.tokens[id];
+    if (token <= last) {
+      throw Violation(
+          absl::StrFormat("I1: %s is granted with token %d after %d", to_string(id), token, last));
+    }
+    last = token;
+    if (version != config.version) {
+      throw Violation(absl::StrFormat("I8: version %d is granted; %d is current", version, config.version));
+    }
+    const auto known = f.known.find(id);
+    if (known == f.known.end() || known->second.state != SandboxState::leased) return;
+    const Known& held = known->second;
+    const bool ended = (step.ends && *step.ends == std::pair(held.token, held.lease)) ||
+                       (step.of && held.lease.request == *step.of);
+    if (!ended) {
+      throw Violation(
+          absl::StrFormat("I1: %s is granted while %s holds it", to_string(id), to_string(held.lease)));
+    }
+  };
+  for (const auto& grant : f.effects.grants) {
+    granted(grant.record->sandbox.id, grant.record->token, grant.record->sandbox.version);
+    if (grant.record->lease != LeaseId{grant.waiter->request, grant.waiter->attempt} ||
+        grant.record->ticket != grant.waiter->ticket) {
+      throw Violation(absl::StrCat("I5: a grant to ", to_string(grant.waiter->request), " names ",
+                                   to_string(grant.record->lease)));
+    }
+    // I5: nobody who was in line comes before one who was served.
+    for (const Waiter* waiter : line) {
+      if (waiter->request != step.of && before(*waiter, *grant.waiter)) {
+        throw Violation(absl::StrFormat("I5: %s (%d, %d) is served before %s (%d, %d)",
+                                        to_string(grant.waiter->request), grant.waiter->priority,
+                                        grant.waiter->ticket, to_string(waiter->request), waiter->priority,
+                                        waiter->ticket));
+      }
+    }
+  }
+  if (step.direct != nullptr)
+    granted(step.direct->sandbox.id, step.direct->token, step.direct->sandbox.version);
+  for (const auto* record : records) {
+    const auto known = f.known.find(record->sandbox.id);
+    if (known != f.known.end() && record->token < known->second.token) {
+      throw Violation(absl::StrCat("I1: the token of ", to_string(record->sandbox.id), " went back"));
+    }
+    // I8: what is idle may be granted; old code may not.
+    if (record->state == SandboxState::idle && record->sandbox.version != config.version) {
+      throw Violation(absl::StrFormat("I8: %s of version %d is idle; %d is current",
+                                      to_string(record->sandbox.id), record->sandbox.version,
+                                      config.version));
+    }
+  }
+
+  // I4
+  if (!line.empty() && stats.idle > 0) {
+    throw Violation(
+        absl::StrFormat("I4: %d sandboxes are idle while %d calls wait", stats.idle, line.size()));
+  }
+
+  // I6: beyond its cap a function gets nothing new. A cap may be lowered below what there is, and an
+  // announcement inserts what exists.
+  for (const auto* record : records) {
+    if (step.inserts && !f.known.contains(record->sandbox.id)) ++f.inserted;
+  }
+  const std::uint64_t counted = stats.live() + stats.starts_in_flight;
+  const std::uint64_t bound = std::max<std::uint64_t>(config.caps.max_sandboxes, f.counted + f.inserted);
+  f.inserted = 0;
+  if (counted > bound) {
+    throw Violation(absl::StrFormat("I6: %d live and %d starting; the cap is %d", stats.live(),
+                                    stats.starts_in_flight, config.caps.max_sandboxes));
+  }
+  f.counted = counted;
+
+  // I10: every waiter is covered.
+  if (!line.empty() && queue.next_event() == TimePoint::max()) {
+    const bool capped =
+        counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
+    const bool busy = std::any_of(records.begin(), records.end(), [&](const auto* record) {
+      return record->state == SandboxState::leased && record->sandbox.version == config.version;
+    });
+    const bool covered = config.policy == StartPolicy::race ? stats.starts_in_flight >= line.size()
+                                                            : stats.starts_in_flight > 0 || busy;
+    if (!capped && !covered) {
+      throw Violation(absl::StrFormat("I10: %d calls wait, %d starts are in flight, %d of %d live",
+                                      line.size(), stats.starts_in_flight, stats.live(),
+                                      config.caps.max_sandboxes));
+    }
+  }
+  // Without timers the next repair looks; one of them may be lost.
+  const Duration patience = world_.mode().engine_timers ? 1s : 8s;
+  if (queue.next_event() != TimePoint::max() && queue.next_event() + patience < world_.now()) {
+    throw Violation("I10: a backoff has ended and nobody looked");
+  }
+
+  f.known.clear();
+  for (const auto* record : records) {
+    f.known.emplace(record->sandbox.id, Known{record->state, record->token, record->lease});
+  }
+}
+
+}  // namespace faaskit::simulation

@@ -1,0 +1,109 @@
+// The engine of a simulation: the production FunctionQueues, and a check of what they must keep after
+// every step (I1 to I6, I10).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "faaskit/core/function_queue.h"
+#include "simulation/world.h"
+
+namespace faaskit::simulation {
+
+struct Granted {
+  std::string function;
+  Sandbox sandbox;
+  Token token = 0;
+  LeaseId lease;
+  Ticket ticket = 0;
+  StartKind start = StartKind::warm;
+};
+
+struct AcquireAnswer {
+  FunctionQueue::AcquireOutcome outcome = FunctionQueue::AcquireOutcome::refused;
+  Granted granted;    // leased
+  Ticket ticket = 0;  // queued
+  absl::Status status;
+};
+
+// Where the engine's words go.
+class Listeners {
+ public:
+  virtual ~Listeners() = default;
+  virtual void granted(InvokerId invoker, const Granted& lease) = 0;
+  virtual void failed(const LeaseId& waiting, const absl::Status& why) = 0;
+  virtual void starts(InvokerId invoker, const std::vector<StartRequest>& starts) = 0;
+  virtual void notice(HostId host, const HostNotice& notice) = 0;
+};
+
+class Engine {
+ public:
+  Engine(World& world, Listeners& listeners) : world_(world), listeners_(listeners) {}
+  void add_function(const std::string& name, const FunctionConfig& config, std::uint32_t shards);
+
+  // The operations of the port.
+  absl::Status define(const std::string& function, const FunctionConfig& config);
+  std::optional<Granted> try_acquire(const std::string& function, const RequestId& request,
+                                     std::uint32_t attempt, ShardIndex shard);
+  AcquireAnswer acquire(const std::string& function, const FunctionQueue::Waiter& wanted);
+  void cancel(const std::string& function, const RequestId& request, std::uint32_t attempt);
+  absl::Status claim(const StartRequest& start, const SandboxId& sandbox);
+  absl::Status offer(const std::string& function, const Offer& offer);
+  void settle(const Granted& lease, Outcome outcome);
+  absl::Status withdraw(const std::string& function, const SandboxId& sandbox);
+  absl::Status start_failed(const StartRequest& start, const SandboxId& sandbox, const absl::Status& why);
+  void gone(const std::string& function, const SandboxId& sandbox);
+  std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes);
+  void purge(InvokerId invoker);
+  void drain(HostId host);
+  void take_over(HostId host);
+  RepairReport repair(InvokerId invoker);
+
+  const FunctionQueue& queue(const std::string& function) const { return *functions_.at(function)->queue; }
+  std::vector<std::string> names() const;
+  // Anything here that belongs to it: what an observer of deaths looks at.
+  bool knows_invoker(InvokerId invoker) const;
+  bool knows_host(HostId host) const;
+
+ private:
+  using Waiter = FunctionQueue::Waiter;
+  struct Known {  // of a sandbox, after the last step
+    SandboxState state;
+    Token token;
+    LeaseId lease;
+  };
+  struct Function {
+    std::unique_ptr<FunctionQueue> queue;
+    FunctionQueue::Effects effects;
+    std::map<const Waiter*, std::unique_ptr<Waiter>> waiting;  // never iterated
+    std::map<SandboxId, Known> known;
+    std::map<SandboxId, Token> tokens;  // the last granted
+    std::uint64_t counted = 0;          // live and starting
+    std::uint64_t inserted = 0;         // by announcements, in this step
+    TimePoint timer = TimePoint::max();
+  };
+  // What a step may do to leases and to the line besides granting.
+  struct Step {
+    std::string name;
+    std::optional<RequestId> of = {};  // its own request: its lease may end, it may join the line
+    std::optional<std::pair<Token, LeaseId>> ends = {};
+    Granted* direct = nullptr;  // leased without waiting
+    bool inserts = false;
+  };
+
+  Function& function(const std::string& name) { return *functions_.at(name); }
+  void finish(Function& function, const Step& step);
+  void check(Function& function, const Step& step);
+  void forget(Function& function, const Waiter* waiter);
+  void arm(Function& function);
+
+  World& world_;
+  Listeners& listeners_;
+  std::map<std::string, std::unique_ptr<Function>> functions_;
+};
+
+}  // namespace faaskit::simulation

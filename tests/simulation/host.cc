@@ -1,0 +1,456 @@
+#include "simulation/host.h"
+
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+namespace faaskit::simulation {
+namespace {
+
+constexpr Duration kHelloTimeout = 2s;
+
+}  // namespace
+
+Host::Host(World& world, Engine& engine, HostId id, StartLimits limits, Forward forward)
+    : world_(world),
+      engine_(engine),
+      id_(id),
+      limits_(limits),
+      forward_(std::move(forward)),
+      starts_(limits) {
+  node_.name = absl::StrFormat("host %x", id);
+  if (world_.mode().mends) world_.every(kAnnouncePeriod, &node_, [this] { announce(); });
+}
+
+Host::Held* Host::find(std::uint64_t number) {
+  auto found = sandboxes_.find(number);
+  return found == sandboxes_.end() ? nullptr : found->second.get();
+}
+
+// ---- starts
+
+void Host::arrived(const StartRequest& start) {
+  if (draining_) return forward_(start);
+  starts_.arrived(start);
+  pump();
+}
+
+void Host::pump() {
+  while (!draining_) {
+    StartMachine::Next next = starts_.next();
+    switch (next.kind) {
+      case StartMachine::Next::Kind::nothing: return;
+      case StartMachine::Next::Kind::begin: begin(std::move(next.start)); break;
+      case StartMachine::Next::Kind::evict: evict(next.start.function); break;
+    }
+  }
+}
+
+void Host::begin(StartRequest start) {
+  const SandboxId id{.host = id_, .number = ++last_number_};
+  const Sandbox sandbox{
+      .id = id, .version = start.version, .home_shard = static_cast<ShardIndex>(id.number % 2)};
+  sandboxes_.emplace(id.number, std::make_unique<Held>(sandbox, start));
+  world_.ask<absl::Status>(
+      node_, [this, start, id] { return engine_.claim(start, id); },
+      [this, start, id](const absl::Status& claimed) {
+        if (claimed.ok()) return make(id.number);
+        sandboxes_.erase(id.number);
+        starts_.dropped(start.id);
+        if (draining_) forward_(start);
+        pump();
+      });
+}
+
+void Host::make(std::uint64_t number) {
+  Held& held = *find(number);
+  held.made = true;
+  const SandboxId id = held.machine.sandbox().id;
+  world_.process_begins(id, held.start.function, held.start.version);
+  const bool hangs = failing() && world_.random.chance(0.03);
+  const bool dies = failing() && world_.random.chance(0.12);
+  if (dies) {
+    world_.after(world_.random.between(1ms, 300ms), &node_, [this, number] {
+      if (Held* held = find(number)) on_death(*held, absl::UnavailableError("init: exit status 1"));
+    });
+  } else if (!hangs) {
+    world_.after(world_.random.between(20ms, 400ms), &node_, [this, number] {
+      Held* held = find(number);
+      if (held != nullptr && held->machine.starting()) became_ready(*held);
+    });
+  }
+  world_.after(kHelloTimeout, &node_, [this, number] {
+    Held* held = find(number);
+    if (held != nullptr && held->machine.starting())
+      destroy(*held, absl::UnavailableError("init: no hello within 2 s"));
+  });
+  // Some die some day, whatever they are doing then; their host learns it a moment later.
+  if (failing() && world_.random.chance(0.3)) {
+    world_.after(world_.random.exponential(8s), &node_, [this, number, id] {
+      if (find(number) == nullptr || !world_.process(id).alive || world_.healed()) return;
+      world_.trace(absl::StrCat(to_string(id), " is killed by a stranger"));
+      world_.died(id);
+      world_.after(world_.random.between(0ms, 3ms), &node_, [this, number] {
+        if (Held* held = find(number)) on_death(*held, absl::UnavailableError("signal 9"));
+      });
+    });
+  }
+}
+
+void Host::became_ready(Held& held) {
+  held.ready = true;
+  starts_.ready(held.start.id);
+  const Offer first = held.machine.ready(world_.now());
+  became_idle(held);
+  offer(held, first);
+  pump();
+}
+
+// The least recently used idle sandbox goes, of another function if there is one.
+void Host::evict(const std::string& not_of) {
+  Held* chosen = nullptr;
+  for (auto& [number, held] : sandboxes_) {
+    if (!held->machine.idle() || held->withdrawing || held->machine.announced({}).offer_pending) continue;
+    const auto rank = [&](const Held& h) {
+      return std::pair(h.start.function == not_of, h.machine.idle_since());
+    };
+    if (chosen == nullptr || rank(*held) < rank(*chosen)) chosen = held.get();
+  }
+  if (chosen == nullptr) return starts_.nothing_to_evict();
+  chosen->withdrawing = true;
+  starts_.evicting();
+  const SandboxId id = chosen->machine.sandbox().id;
+  world_.ask<absl::Status>(
+      node_, [this, id, function = chosen->start.function] { return engine_.withdraw(function, id); },
+      [this, id](const absl::Status& withdrawn) {
+        Held* held = find(id.number);
+        if (held == nullptr || !held->withdrawing) return;  // it died meanwhile and has told the machine
+        if (withdrawn.ok() && !held->machine.ending()) {
+          held->withdrawing = false;
+          held->evicted = true;
+          return retire(*held);
+        }
+        if (held->machine.ending()) return;  // reaped() tells the machine
+        held->withdrawing = false;
+        starts_.eviction_failed();
+        pump();
+      });
+}
+
+// ---- offers
+
+void Host::offer(Held& held, const Offer& offer) {
+  const SandboxId id = held.machine.sandbox().id;
+  world_.ask<absl::Status>(
+      node_, [this, offer, function = held.start.function] { return engine_.offer(function, offer); },
+      [this, id, generation = offer.generation](const absl::Status& known) {
+        Held* held = find(id.number);
+        if (held == nullptr || held->machine.ending()) return;
+        if (known.ok()) return held->machine.offer_acknowledged(generation);
+        retire(*held);
+      },
+      [this, id, generation = offer.generation] {
+        Held* held = find(id.number);
+        if (held == nullptr || held->machine.ending()) return false;
+        const AnnouncedSandbox said = held->machine.announced({});
+        return said.offer_pending && said.generation == generation;
+      });
+}
+
+void Host::became_idle(Held& held) {
+  const std::uint64_t number = held.machine.sandbox().id.number;
+  starts_.may_evict();
+  world_.after(kGrace, &node_, [this, number] {
+    Held* held = find(number);
+    if (held == nullptr || !held->machine.wants_freeze(kGrace, world_.now())) return;
+    held->machine.freeze_written();
+    world_.freeze(held->machine.sandbox().id);
+    world_.after(world_.random.between(10us, 5ms), &node_, [this, number, freeze = ++held->freezes] {
+      if (Held* held = find(number); held != nullptr && held->freezes == freeze)
+        held->machine.freeze_confirmed();
+    });
+  });
+}
+
+// ---- calls
+
+void Host::call(const Call& call, Reply reply) {
+  Held* held = find(call.sandbox.number);
+  if (held == nullptr) {
+    return reply({.status = absl::NotFoundError(absl::StrCat(to_string(call.sandbox), " is not here")),
+                  .never_began = true,
+                  .clean = false});
+  }
+  const bool busy = held->machine.busy();
+  const SandboxMachine::Admission admission = held->machine.admit(call.token, call.lease, world_.now());
+  if (!admission.status.ok()) {
+    world_.trace(absl::StrCat("   refused: ", admission.status.ToString()));
+    const Mode& mode = world_.mode();
+    if (!held->machine.ending() && mode.request_lost == 0 && !mode.invokers_pause) {
+      throw Violation(
+          absl::StrFormat("I1: nothing was lost, nobody was fenced, and %s is refused by a %s sandbox",
+                          to_string(call.lease), busy ? "busy" : "idle"));
+    }
+    return reply({.status = admission.status, .never_began = true, .clean = false});
+  }
+  if (held->running)
+    throw Violation(absl::StrCat("I1: a second call is admitted to ", to_string(call.sandbox)));
+  if (admission.thaw) world_.thaw(call.sandbox);
+  ++held->freezes;
+  held->machine.publish_busy();
+  held->running.emplace(
+      Running{.serial = ++last_call_, .begun = false, .call = call, .reply = std::move(reply)});
+  const std::uint64_t number = call.sandbox.number;
+  const std::uint64_t serial = last_call_;
+  world_.after(world_.random.between(5us, 200us), &node_, [this, number, serial] {
+    Held* held = find(number);
+    if (held != nullptr && held->running && held->running->serial == serial) run_body(*held);
+  });
+  world_.at(std::max(call.deadline, world_.now()), &node_, [this, number, serial] {
+    Held* held = find(number);
+    if (held == nullptr || !held->running || held->running->serial != serial) return;
+    destroy(*held, absl::DeadlineExceededError("cut at the deadline"));
+  });
+}
+
+void Host::run_body(Held& held) {
+  const SandboxId id = held.machine.sandbox().id;
+  if (!world_.process(id).alive) {
+    // Reset before anything was read: it never began.
+    return on_death(held, absl::UnavailableError("connection reset"));
+  }
+  Running& running = *held.running;
+  running.begun = true;
+  world_.body_begins(id, running.call.lease.request, running.call.at_least);
+
+  const auto still = [this, number = id.number, serial = running.serial]() -> Held* {
+    Held* held = find(number);
+    return held != nullptr && held->running && held->running->serial == serial ? held : nullptr;
+  };
+  const auto well = [this, still, id] {
+    Held* held = still();
+    if (held == nullptr || !world_.process(id).alive) return;
+    world_.body_ends(id, true);
+    if (held->unwanted || draining_) {
+      end_call(*held, {.status = absl::OkStatus(), .never_began = false, .clean = false});
+      return retire(*held);
+    }
+    const Offer returned = held->machine.ended_clean(world_.now());
+    became_idle(*held);
+    end_call(*held, {.status = absl::OkStatus(), .never_began = false, .clean = true});
+    offer(*held, returned);
+    pump();
+  };
+  if (running.call.may_end) {
+    auto poll = std::make_shared<std::function<void()>>();
+    *poll = [this, still, well, weak = std::weak_ptr(poll)] {
+      Held* held = still();
+      if (held == nullptr) return;
+      if (held->running->call.may_end()) return well();
+      world_.after(5ms, &node_, [poll = weak.lock()] { (*poll)(); });
+    };
+    return world_.after(5ms, &node_, [poll] { (*poll)(); });
+  }
+  const double fate = failing() ? world_.random.unit() : 1;
+  const Duration takes = world_.random.between(1ms, 30ms) + world_.random.exponential(40ms);
+  if (fate < 0.02) return;  // never ends: cut at its deadline
+  if (fate < 0.05) {
+    return world_.after(takes, &node_, [this, still] {
+      if (Held* held = still()) destroy(*held, absl::InternalError("bad frame"));
+    });
+  }
+  if (fate < 0.08) {
+    return world_.after(takes, &node_, [this, still] {
+      if (Held* held = still()) on_death(*held, absl::UnavailableError("signal 9 (out of memory)"));
+    });
+  }
+  world_.after(takes, &node_, well);
+}
+
+void Host::end_call(Held& held, InvocationMachine::CallEnd end) {
+  Running running = std::move(*held.running);
+  held.running.reset();
+  world_.trace(absl::StrFormat("%s: call of %s ends: %s%s%s", to_string(held.machine.sandbox().id),
+                               to_string(running.call.lease), end.status.ToString(),
+                               end.clean ? ", clean" : "", end.never_began ? ", never began" : ""));
+  running.reply(end);
+}
+
+// ---- ends
+
+void Host::retire(Held& held) {
+  if (held.running) {
+    held.unwanted = true;
+  } else {
+    destroy(held, absl::CancelledError("retired"));
+  }
+}
+
+void Host::destroy(Held& held, const absl::Status& why) { on_death(held, why); }
+
+void Host::on_death(Held& held, const absl::Status& why) {
+  if (!held.machine.end()) return;
+  const SandboxId id = held.machine.sandbox().id;
+  if (!held.made) throw Violation(absl::StrCat("driver: ", to_string(id), " ends before it is made"));
+  world_.died(id);
+  if (held.running) {
+    const bool begun = held.running->begun;
+    end_call(held, {.status = why, .never_began = !begun, .clean = false});
+  }
+  world_.after(world_.random.between(200us, 30ms), &node_,
+               [this, number = id.number, why] { reaped(number, why); });
+}
+
+void Host::reaped(std::uint64_t number, const absl::Status& why) {
+  Held& held = *find(number);
+  const SandboxId id = held.machine.sandbox().id;
+  held.machine.reaped();
+  world_.reaped(id);
+  starts_.reaped(held.start.id, held.ready, held.evicted || held.withdrawing);
+  const StartRequest start = held.start;
+  const bool ready = held.ready;
+  sandboxes_.erase(number);
+  if (ready) {
+    report_gone(start.function, id);
+  } else {
+    world_.ask<absl::Status>(
+        node_, [this, start, id, why] { return engine_.start_failed(start, id, why); },
+        [](const absl::Status&) {});
+  }
+  pump();
+}
+
+void Host::report_gone(const std::string& function, const SandboxId& id) {
+  world_.ask<bool>(
+      node_,
+      [this, function, id] {
+        engine_.gone(function, id);
+        return true;
+      },
+      [](bool) {});
+}
+
+void Host::notice(const HostNotice& notice) {
+  Held* held = find(notice.sandbox.number);
+  if (held == nullptr) return report_gone(notice.function, notice.sandbox);
+  if (held->machine.ending()) return;
+  if (notice.kind == HostNotice::Kind::retire) return retire(*held);
+  if (std::optional<Offer> back = held->machine.answer_lease(notice.token, notice.lease, true))
+    offer(*held, *back);
+}
+
+void Host::announce() {
+  std::vector<AnnouncedSandbox> all;
+  for (const auto& [number, held] : sandboxes_) {
+    if (held->made) all.push_back(held->machine.announced(held->start.function));
+  }
+  world_.ask<std::vector<HeldSandbox>>(
+      node_, [this, all] { return engine_.announce(id_, all); },
+      [this](const std::vector<HeldSandbox>& known) {
+        for (const HeldSandbox& there : known) {
+          Held* held = find(there.id.number);
+          if (held == nullptr) {
+            report_gone(there.function, there.id);
+          } else if (held->machine.ending()) {
+            continue;
+          } else if (there.state == SandboxState::retiring) {
+            retire(*held);
+          } else if (there.state == SandboxState::leased) {
+            std::optional<Offer> back = held->machine.answer_lease(there.token, there.lease, there.suspect);
+            if (back) offer(*held, *back);
+          }
+        }
+      });
+}
+
+void Host::drain() {
+  draining_ = true;
+  world_.ask<bool>(
+      node_,
+      [this] {
+        engine_.drain(id_);
+        return true;
+      },
+      [](bool) {});
+}
+
+void Host::crash() {
+  node_.alive = false;
+  node_.backlog.clear();
+  for (auto& [number, held] : sandboxes_) {
+    if (!held->made) continue;
+    const SandboxId id = held->machine.sandbox().id;
+    world_.died(id);
+    world_.reaped(id);
+    if (held->running) {
+      // Its connection ends; the invoker is told by whoever watches that.
+      Running running = std::move(*held->running);
+      held->running.reset();
+      running.reply({.status = absl::UnavailableError("the connection to its host ended"),
+                     .never_began = false,
+                     .clean = false});
+    }
+  }
+  sandboxes_.clear();
+}
+
+void Host::invoker_lost(InvokerId invoker) {
+  for (auto& [number, held] : sandboxes_) {
+    if (held->running && held->running->call.lease.request.invoker == invoker && world_.random.chance(0.5)) {
+      destroy(*held, absl::CancelledError("its invoker is gone"));
+    }
+  }
+}
+
+// ---- checks
+
+void Host::audit() const {
+  std::uint64_t starting = 0;
+  for (const auto& [number, held] : sandboxes_) {
+    if (!held->ready) ++starting;
+    const SandboxMachine& machine = held->machine;
+    if (machine.idle() && machine.idle_since() + kGrace + 50ms < world_.now() && !machine.frozen()) {
+      throw Violation(absl::StrCat("I9: ", to_string(machine.sandbox().id),
+                                   " is idle beyond the grace time, not frozen"));
+    }
+    if (machine.busy() != held->running.has_value()) {
+      throw Violation(
+          absl::StrCat("I2: ", to_string(machine.sandbox().id), ": its machine and its call disagree"));
+    }
+  }
+  if (starts_.starting() != starting || starts_.counted() != sandboxes_.size()) {
+    throw Violation(absl::StrFormat("I6: %s counts %d, %d of them starting; it has %d and %d", node_.name,
+                                    starts_.counted(), starts_.starting(), sandboxes_.size(), starting));
+  }
+  if (sandboxes_.size() > limits_.max_sandboxes || starting > limits_.max_concurrent_starts) {
+    throw Violation(absl::StrFormat("I6: %s has %d sandboxes, %d starting; its caps are %d and %d",
+                                    node_.name, sandboxes_.size(), starting, limits_.max_sandboxes,
+                                    limits_.max_concurrent_starts));
+  }
+}
+
+void Host::check_view(const Engine& engine) const {
+  std::map<SandboxId, SandboxState> known;
+  for (const std::string& name : engine.names()) {
+    for (const auto* record : engine.queue(name).records()) {
+      if (record->sandbox.id.host == id_) known.emplace(record->sandbox.id, record->state);
+    }
+  }
+  for (const auto& [number, held] : sandboxes_) {
+    const SandboxId id = held->machine.sandbox().id;
+    const auto found = known.find(id);
+    if (!held->machine.idle() || found == known.end() || found->second != SandboxState::idle) {
+      throw Violation(absl::StrFormat("I2: at rest %s is %s here and %s there", to_string(id),
+                                      to_string(held->machine.published().state),
+                                      found == known.end() ? "unknown" : to_string(found->second)));
+    }
+    known.erase(found);
+  }
+  if (!known.empty()) {
+    throw Violation(absl::StrFormat("I2: at rest the engine holds %s, %s, which is not here",
+                                    to_string(known.begin()->first), to_string(known.begin()->second)));
+  }
+}
+
+}  // namespace faaskit::simulation

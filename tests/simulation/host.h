@@ -1,0 +1,110 @@
+// A host of a simulation: the production SandboxMachine and StartMachine with the least driver around
+// them. It runs processes of the World, and speaks with the engine over its network.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "faaskit/invoke/invocation_machine.h"
+#include "faaskit/provision/sandbox_machine.h"
+#include "faaskit/provision/start_machine.h"
+#include "simulation/engine.h"
+#include "simulation/world.h"
+
+namespace faaskit::simulation {
+
+struct Call {
+  SandboxId sandbox;
+  Token token = 0;
+  LeaseId lease;
+  TimePoint deadline{};
+  // No code older than this may run it (I8).
+  Version at_least = 0;
+  // Runs until told otherwise; unset: as long as chance says.
+  std::function<bool()> may_end;
+};
+
+class Host {
+ public:
+  using Reply = std::function<void(const InvocationMachine::CallEnd&)>;
+  // Passes a start on to another host.
+  using Forward = std::function<void(const StartRequest&)>;
+
+  Host(World& world, Engine& engine, HostId id, StartLimits limits, Forward forward);
+
+  HostId id() const { return id_; }
+  Node& node() { return node_; }
+  bool draining() const { return draining_; }
+  bool empty() const { return sandboxes_.empty(); }
+
+  void arrived(const StartRequest& start);
+  void call(const Call& call, Reply reply);
+  void notice(const HostNotice& notice);
+  void announce();
+  void drain();
+  // The machine loses power: every process is gone with it.
+  void crash();
+  // The connection to an invoker ended: its running calls are cut, or left to end.
+  void invoker_lost(InvokerId invoker);
+
+  // Its machines against what they must keep.
+  void audit() const;
+  // What the engine holds for this host against what is here; only true of a world at rest.
+  void check_view(const Engine& engine) const;
+
+ private:
+  struct Running {
+    std::uint64_t serial;
+    bool begun = false;
+    Call call;
+    Reply reply;
+  };
+  struct Held {
+    Held(const Sandbox& sandbox, StartRequest request)
+        : machine(sandbox, request.id), start(std::move(request)) {}
+    SandboxMachine machine;
+    StartRequest start;
+    bool made = false;  // there is a process
+    bool ready = false;
+    bool unwanted = false;  // destroy it when its call has ended
+    bool withdrawing = false;
+    bool evicted = false;
+    std::optional<Running> running;
+    std::uint64_t freezes = 0;
+  };
+
+  Held* find(std::uint64_t number);
+  void pump();
+  void begin(StartRequest start);
+  void make(std::uint64_t number);
+  void became_ready(Held& held);
+  void evict(const std::string& not_of);
+  void offer(Held& held, const Offer& offer);
+  void became_idle(Held& held);
+  void run_body(Held& held);
+  void end_call(Held& held, InvocationMachine::CallEnd end);
+  void retire(Held& held);
+  // Kills it, answers its call, reaps it, reports it.
+  void destroy(Held& held, const absl::Status& why);
+  void on_death(Held& held, const absl::Status& why);
+  void reaped(std::uint64_t number, const absl::Status& why);
+  void report_gone(const std::string& function, const SandboxId& id);
+  bool failing() const { return world_.mode().sandboxes_fail && !world_.healed(); }
+
+  World& world_;
+  Engine& engine_;
+  const HostId id_;
+  Node node_;
+  const StartLimits limits_;
+  Forward forward_;
+  StartMachine starts_;
+  std::map<std::uint64_t, std::unique_ptr<Held>> sandboxes_;
+  std::uint64_t last_number_ = 0;
+  std::uint64_t last_call_ = 0;
+  bool draining_ = false;
+};
+
+}  // namespace faaskit::simulation

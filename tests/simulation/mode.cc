@@ -1,0 +1,55 @@
+#include "simulation/mode.h"
+
+namespace faaskit::simulation {
+namespace {
+
+constexpr Mode kModes[] = {
+    // One process: messages are calls.
+    {.name = "inprocess", .no_latency = true, .sandboxes_fail = true, .mends = false, .try_path = true},
+    // Only sandboxes die: no lease may ever be refused for a newer or a running one.
+    {.name = "calm", .sandboxes_fail = true, .engine_timers = false},
+    // Nothing is lost, nothing mends: whoever forgets a wake-up is found out.
+    {.name = "bare",
+     .sandboxes_fail = true,
+     .invokers_crash = true,
+     .invokers_pause = true,
+     .hosts_crash = true,
+     .mends = false},
+    // Everything dies, the network is good.
+    {.name = "deaths",
+     .sandboxes_fail = true,
+     .invokers_crash = true,
+     .invokers_pause = true,
+     .hosts_crash = true,
+     .engine_timers = false},
+    // The network alone is bad.
+    {.name = "lossy",
+     .request_lost = 0.08,
+     .reply_lost = 0.08,
+     .duplicated = 0.08,
+     .duplicate_late = 0.3,
+     .engine_timers = false},
+    // Everything at once.
+    {.name = "storm",
+     .request_lost = 0.06,
+     .reply_lost = 0.06,
+     .duplicated = 0.06,
+     .duplicate_late = 0.3,
+     .sandboxes_fail = true,
+     .invokers_crash = true,
+     .invokers_pause = true,
+     .hosts_crash = true},
+};
+
+}  // namespace
+
+std::span<const Mode> all_modes() { return kModes; }
+
+const Mode* find_mode(std::string_view name) {
+  for (const Mode& mode : kModes) {
+    if (mode.name == name) return &mode;
+  }
+  return nullptr;
+}
+
+}  // namespace faaskit::simulation
