@@ -93,7 +93,8 @@ Samples run_floor(const Cell& cell) {
     const int epoll = epoll_of(fd);
     while (true) {
       const ssize_t size = wait_and_read(epoll, fd, buffer.data(), buffer.size());
-      if (size <= 0 || ::send(fd, buffer.data(), static_cast<std::size_t>(size), MSG_NOSIGNAL) != size) return;
+      if (size <= 0 || ::send(fd, buffer.data(), static_cast<std::size_t>(size), MSG_NOSIGNAL) != size)
+        return;
     }
   });
   const int fd = server.fd.get();
@@ -120,8 +121,8 @@ Samples run_floor(const Cell& cell) {
 
 // Ours: the public port, handlers on an io_context, a real worker process.
 const std::vector<std::string> kCppWorker = {FAASKIT_RPC_WORKER};
-const std::vector<std::string> kPythonWorker = {"/usr/bin/python3", "-I", FAASKIT_PYTHON_RUNTIME, FAASKIT_RPC_FUNCTION,
-                                                "rpc_function:handler"};
+const std::vector<std::string> kPythonWorker = {"/usr/bin/python3", "-I", FAASKIT_PYTHON_RUNTIME,
+                                                FAASKIT_RPC_FUNCTION, "rpc_function:handler"};
 
 class ChannelRun {
  public:
@@ -146,7 +147,7 @@ class ChannelRun {
     auto channel = (*factory)->open(std::move(server.fd), io_.get_executor());
     if (!channel.ok()) return {{}, channel.status().ToString()};
     channel_ = *std::move(channel);
-    channel_->async_hello([this](absl::StatusOr<Hello> hello) {
+    channel_->async_hello([this](const absl::StatusOr<Hello>& hello) {
       if (!hello.ok()) return stop(hello.status().ToString());
       next();
     });
@@ -201,7 +202,8 @@ struct Figure {
 
 template <typename T>
 T median(std::vector<T> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                   values.end());
   return values[values.size() / 2];
 }
 
@@ -257,7 +259,10 @@ int run_all(bool quick, const std::string& json, const std::string& binary) {
       const auto ratio = [](double value, double base, double bar, bool applies) {
         char out[64];
         if (base <= 0) return std::string("-");
-        std::snprintf(out, sizeof out, "%.2f%s", value / base, !applies ? "" : value / base <= bar ? " ok" : " OVER");
+        std::snprintf(out, sizeof out, "%.2f%s", value / base,
+                      !applies              ? ""
+                      : value / base <= bar ? " ok"
+                                            : " OVER");
         return std::string(out);
       };
       char name[64];
@@ -282,8 +287,8 @@ int run_all(bool quick, const std::string& json, const std::string& binary) {
     for (int i = 0; i < kRuns; ++i) runs.push_back(ChannelRun(cell, kPythonWorker).run());
     const Figure f = figure(runs);
     wrong = wrong || !f.error.empty();
-    std::printf("%-45s %.2f [%.2f-%.2f]%s\n", "64 B, same core, Python function", f.median_us, f.least_us, f.most_us,
-                f.error.c_str());
+    std::printf("%-45s %.2f [%.2f-%.2f]%s\n", "64 B, same core, Python function", f.median_us, f.least_us,
+                f.most_us, f.error.c_str());
   }
   if (!json.empty()) std::ofstream(json) << "{\"rows\":[" << rows << "]}\n";
   return wrong ? 1 : 0;

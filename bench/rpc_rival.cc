@@ -70,7 +70,8 @@ Samples run_grpc(const Cell& cell, const std::string& binary) {
       watch.start();
       const grpc::Status status = stub->Run(&context, call, &reply);
       watch.stop();
-      if (!status.ok() || reply.payload() != payload) samples.error = "wrong answer: " + status.error_message();
+      if (!status.ok() || reply.payload() != payload)
+        samples.error = "wrong answer: " + status.error_message();
     }
   }
   ::kill(pid, SIGKILL);

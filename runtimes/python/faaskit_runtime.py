@@ -308,7 +308,8 @@ def to_bytes(value, context):
 
         reply, content_type = json.dumps(value).encode(), "application/json"
     else:
-        raise TypeError("handler returned %s; bytes, str, dict, list or None is expected" % type(value).__name__)
+        name = type(value).__name__
+        raise TypeError("handler returned %s; bytes, str, dict, list or None is expected" % name)
     return reply, (context.reply_content_type or content_type).encode()
 
 
@@ -395,7 +396,7 @@ def leave(status):
 def main(argv):
     try:
         if len(argv) != 3:
-            raise ValueError("usage: faaskit_runtime.py CODE MODULE:CALLABLE, with the channel on descriptor 3")
+            raise ValueError("usage: faaskit_runtime.py CODE MODULE:CALLABLE, the channel on descriptor 3")
         channel = Channel(FD)
         sys.argv = [argv[1]]
         handler, hooks = load(argv[1], argv[2])

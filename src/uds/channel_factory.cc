@@ -32,7 +32,7 @@ class UdsChannelFactory final : public ChannelFactory {
       : limits_(limits), clock_(std::move(clock)) {}
 
   absl::StatusOr<std::unique_ptr<Channel>> open(UniqueFd fd, asio::any_io_executor home) override {
-    auto connection = std::make_shared<Connection>(std::move(home), limits_, clock_);
+    auto connection = std::make_shared<Connection>(home, limits_, clock_);
     if (absl::Status status = connection->adopt(std::move(fd)); !status.ok()) return status;
     return std::make_unique<UdsChannel>(std::move(connection));
   }
@@ -56,8 +56,8 @@ absl::Status check(const ChannelLimits& limits) {
   if (auto s = within("max_payload_bytes", limits.max_payload_bytes, 0, kGiB); !s.ok()) return s;
   if (auto s = within("max_reply_bytes", limits.max_reply_bytes, 1, kGiB); !s.ok()) return s;
   if (limits.hello_timeout.count() <= 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("ChannelLimits::hello_timeout is %d ms; it must be positive", limits.hello_timeout.count()));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "ChannelLimits::hello_timeout is %d ms; it must be positive", limits.hello_timeout.count()));
   }
   return absl::OkStatus();
 }

@@ -25,8 +25,9 @@ constexpr std::size_t kMaxControl = 16 << 10;
 
 }  // namespace
 
-Connection::Connection(asio::any_io_executor home, const ChannelLimits& limits, std::shared_ptr<Clock> clock)
-    : limits_(limits), clock_(std::move(clock)), socket_(std::move(home)), protocol_(limits) {}
+Connection::Connection(const asio::any_io_executor& home, const ChannelLimits& limits,
+                       std::shared_ptr<Clock> clock)
+    : limits_(limits), clock_(std::move(clock)), socket_(home), protocol_(limits) {}
 
 absl::Status Connection::adopt(UniqueFd fd) {
   int domain = 0;
@@ -72,10 +73,12 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
     status = protocol_.begin_call(call);
   }
   if (!status.ok()) {
-    complete_call({.status = std::move(status), .reply = {}, .never_began = true, .payload = std::move(call.payload)});
+    complete_call(
+        {.status = std::move(status), .reply = {}, .never_began = true, .payload = std::move(call.payload)});
     return 0;
   }
-  writer_.start(protocol_.head(), protocol_.call_id(), std::move(call.payload), limits_.max_frame_payload_bytes);
+  writer_.start(protocol_.head(), protocol_.call_id(), std::move(call.payload),
+                limits_.max_frame_payload_bytes);
   const std::size_t sent = send_once();
   if (open_ && unsent()) arm_write();
   return sent;
@@ -123,12 +126,13 @@ std::size_t Connection::send_once() {
 void Connection::arm_write() {
   if (write_armed_) return;
   write_armed_ = true;
-  socket_.async_wait(asio::socket_base::wait_write, [self = shared_from_this()](const boost::system::error_code& ec) {
-    self->write_armed_ = false;
-    if (ec || !self->open_) return;
-    self->send_once();
-    if (self->open_ && self->unsent()) self->arm_write();
-  });
+  socket_.async_wait(asio::socket_base::wait_write,
+                     [self = shared_from_this()](const boost::system::error_code& ec) {
+                       self->write_armed_ = false;
+                       if (ec || !self->open_) return;
+                       self->send_once();
+                       if (self->open_ && self->unsent()) self->arm_write();
+                     });
 }
 
 void Connection::arm_read() {
@@ -171,8 +175,9 @@ bool Connection::consume(std::span<const std::byte> input) {
           const std::vector<std::byte> more = protocol_.take_control();
           control_.insert(control_.end(), more.begin(), more.end());
           if (control_.size() > kMaxControl) {
-            fail(absl::InternalError(absl::StrFormat(
-                "sandbox does not read: %d bytes of credit wait for it, the limit is %d", control_.size(), kMaxControl)));
+            fail(absl::InternalError(
+                absl::StrFormat("sandbox does not read: %d bytes of credit wait for it, the limit is %d",
+                                control_.size(), kMaxControl)));
             return false;
           }
           if (!write_armed_) send_once();
@@ -189,12 +194,12 @@ bool Connection::consume(std::span<const std::byte> input) {
           return false;
         }
         writer_.reset();
-        complete_call(
-            {.status = absl::OkStatus(), .reply = protocol_.take_reply(), .never_began = false, .payload = {}});
+        complete_call({.status = absl::OkStatus(),
+                       .reply = protocol_.take_reply(),
+                       .never_began = false,
+                       .payload = {}});
         break;
-      case wire::HostProtocol::Event::failed:
-        fail(protocol_.error());
-        return false;
+      case wire::HostProtocol::Event::failed: fail(protocol_.error()); return false;
     }
   }
 }
@@ -202,7 +207,8 @@ bool Connection::consume(std::span<const std::byte> input) {
 void Connection::on_end(int error) {
   if (error == 0 && reset_) error = ECONNRESET;
   if (error == 0) {
-    return fail(absl::UnavailableError(absl::StrCat("sandbox ended its channel ", std::string(protocol_.position()))));
+    return fail(absl::UnavailableError(
+        absl::StrCat("sandbox ended its channel ", std::string(protocol_.position()))));
   }
   if (error == ECONNRESET) {
     return fail(absl::UnavailableError(absl::StrCat("sandbox died with unread data in its channel ",
@@ -230,10 +236,8 @@ void Connection::fail(absl::Status why, bool reset) {
   shut();
   why_closed_ = why;
   if (call_handler_ && !call_settled_) {
-    complete_call({.status = std::move(why),
-                   .reply = {},
-                   .never_began = never_began,
-                   .payload = std::move(payload)});
+    complete_call(
+        {.status = std::move(why), .reply = {}, .never_began = never_began, .payload = std::move(payload)});
   } else if (hello_handler_) {
     complete_hello(std::move(why));
   } else if (closed_handler_) {
@@ -273,10 +277,11 @@ void Connection::complete_call(CallResult result) {
 }
 
 void Connection::complete_hello(absl::StatusOr<Hello> result) {
-  asio::post(socket_.get_executor(), [self = shared_from_this(), done = std::exchange(hello_handler_, nullptr),
-                                      result = std::move(result)]() mutable {
-    if (!self->abandoned_) done(std::move(result));
-  });
+  asio::post(socket_.get_executor(),
+             [self = shared_from_this(), done = std::exchange(hello_handler_, nullptr),
+              result = std::move(result)]() mutable {
+               if (!self->abandoned_) done(std::move(result));
+             });
 }
 
 }  // namespace faaskit::uds

@@ -20,7 +20,7 @@ namespace faaskit::uds {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(asio::any_io_executor home, const ChannelLimits& limits, std::shared_ptr<Clock> clock);
+  Connection(const asio::any_io_executor& home, const ChannelLimits& limits, std::shared_ptr<Clock> clock);
 
   absl::Status adopt(UniqueFd fd);
 

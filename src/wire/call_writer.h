@@ -17,7 +17,8 @@ namespace faaskit::wire {
 class CallWriter {
  public:
   // `head` (the header and envelope of the CALL frame) must stay in place until done().
-  void start(std::span<const std::byte> head, std::uint64_t call_id, Bytes payload, std::size_t max_frame_bytes);
+  void start(std::span<const std::byte> head, std::uint64_t call_id, Bytes payload,
+             std::size_t max_frame_bytes);
 
   bool done() const { return head_done_ >= head_.size() && chunk_at_ >= payload_.size() && !in_header_; }
   // Next bytes to write, in order; entries hold until the next member is called. 0 when done().

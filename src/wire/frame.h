@@ -23,18 +23,18 @@ inline constexpr std::uint32_t kMagic = 0x54494B46;  // "FKIT"
 inline constexpr std::uint8_t kProtocolVersion = 1;
 
 enum class FrameType : std::uint8_t {
-  hello = 1,       // worker: its init has run
-  call = 2,        // host: a call, with the first part of its payload
-  reply_head = 3,  // worker: a reply in several frames begins
-  body = 4,        // both: further payload of a call or a reply
-  end = 5,         // worker: the call is settled; a small reply is this frame alone
-  credit = 6,      // host: so many more body bytes may be sent
-  cancel = 7,      // host: nobody waits for this call any more
-  log = 8,         // worker: a line for the call's log
-  drain = 9,       // host: leave once the call is done
-  ping = 10,       // host; the worker answers with the flag `pong`
-  resumed = 11,    // host: continued from a snapshot
-  specialise = 12, // host: a generic sandbox becomes one function's
+  hello = 1,        // worker: its init has run
+  call = 2,         // host: a call, with the first part of its payload
+  reply_head = 3,   // worker: a reply in several frames begins
+  body = 4,         // both: further payload of a call or a reply
+  end = 5,          // worker: the call is settled; a small reply is this frame alone
+  credit = 6,       // host: so many more body bytes may be sent
+  cancel = 7,       // host: nobody waits for this call any more
+  log = 8,          // worker: a line for the call's log
+  drain = 9,        // host: leave once the call is done
+  ping = 10,        // host; the worker answers with the flag `pong`
+  resumed = 11,     // host: continued from a snapshot
+  specialise = 12,  // host: a generic sandbox becomes one function's
 };
 
 inline constexpr std::uint16_t kSkipIfUnknown = 1;
@@ -84,9 +84,9 @@ inline constexpr bool is_known(FrameType type) {
 }
 
 inline constexpr std::string_view to_string(FrameType type) {
-  constexpr std::array<std::string_view, 13> kNames = {"unknown", "HELLO", "CALL",  "REPLY_HEAD", "BODY",
-                                                       "END",     "CREDIT", "CANCEL", "LOG",      "DRAIN",
-                                                       "PING",    "RESUMED", "SPECIALISE"};
+  constexpr std::array<std::string_view, 13> kNames = {
+      "unknown", "HELLO", "CALL",  "REPLY_HEAD", "BODY",    "END",       "CREDIT",
+      "CANCEL",  "LOG",   "DRAIN", "PING",       "RESUMED", "SPECIALISE"};
   return is_known(type) ? kNames[static_cast<std::size_t>(type)] : kNames[0];
 }
 

@@ -65,20 +65,19 @@ FrameDecoder::Step FrameDecoder::next(std::span<const std::byte>& input) {
       payload_left_ -= static_cast<std::uint32_t>(payload_.size());
       return Step::payload;
     }
-    case State::failed:
-      break;
+    case State::failed: break;
   }
   return Step::failed;
 }
 
 std::string FrameDecoder::error_text() const {
   switch (error_) {
-    case FrameError::none:
-      return "no error";
+    case FrameError::none: return "no error";
     case FrameError::bad_magic:
       return absl::StrFormat("frame begins with bytes %08x instead of the magic %08x", first_bytes_, kMagic);
     case FrameError::bad_version:
-      return absl::StrFormat("frame has version %d, only %d is spoken here", header_.version, kProtocolVersion);
+      return absl::StrFormat("frame has version %d, only %d is spoken here", header_.version,
+                             kProtocolVersion);
     case FrameError::bad_flags:
       return absl::StrFormat("frame has flags %04x, known are %04x", header_.flags, kKnownFlags);
     case FrameError::envelope_too_large:

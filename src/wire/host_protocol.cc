@@ -50,7 +50,7 @@ HostProtocol::HostProtocol(const ChannelLimits& limits)
 
 HostProtocol::~HostProtocol() = default;
 
-bool HostProtocol::fail(std::string what) {
+bool HostProtocol::fail(const std::string& what) {
   state_ = State::failed;
   error_ = absl::InternalError(absl::StrCat("sandbox broke the protocol: ", what));
   return false;
@@ -64,14 +64,10 @@ bool HostProtocol::unparsable() {
 std::string_view HostProtocol::position() const {
   if (decoder_.mid_frame()) return "in the middle of a frame";
   switch (state_) {
-    case State::expect_hello:
-      return "before its hello";
-    case State::in_call:
-      return reply_state_ == Reply::none ? "before a reply" : "in the middle of a reply";
-    case State::idle:
-      return "while idle";
-    case State::failed:
-      break;
+    case State::expect_hello: return "before its hello";
+    case State::in_call: return reply_state_ == Reply::none ? "before a reply" : "in the middle of a reply";
+    case State::idle: return "while idle";
+    case State::failed: break;
   }
   return "after an error";
 }
@@ -107,11 +103,10 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
 
   ++call_id_;
   head_.clear();
-  append_frame(head_,
-               {.type = FrameType::call,
-                .call_id = call_id_,
-                .payload_bytes = static_cast<std::uint32_t>(first)},
-               message);
+  append_frame(
+      head_,
+      {.type = FrameType::call, .call_id = call_id_, .payload_bytes = static_cast<std::uint32_t>(first)},
+      message);
   state_ = State::in_call;
   heard_of_call_ = false;
   sent_after_call_ = false;
@@ -129,22 +124,15 @@ std::vector<std::byte> HostProtocol::take_control() { return std::exchange(contr
 HostProtocol::Event HostProtocol::receive(std::span<const std::byte>& input) {
   while (state_ != State::failed) {
     switch (decoder_.next(input)) {
-      case FrameDecoder::Step::need_input:
-        return Event::need_input;
-      case FrameDecoder::Step::head:
-        begin_frame();
-        break;
-      case FrameDecoder::Step::payload:
-        take_payload(decoder_.payload());
-        break;
+      case FrameDecoder::Step::need_input: return Event::need_input;
+      case FrameDecoder::Step::head: begin_frame(); break;
+      case FrameDecoder::Step::payload: take_payload(decoder_.payload()); break;
       case FrameDecoder::Step::end: {
         Event event = Event::need_input;
         if (end_frame(event) && event != Event::need_input) return event;
         break;
       }
-      case FrameDecoder::Step::failed:
-        fail(decoder_.error_text());
-        break;
+      case FrameDecoder::Step::failed: fail(decoder_.error_text()); break;
     }
   }
   return Event::failed;
@@ -165,14 +153,12 @@ bool HostProtocol::begin_frame() {
     case FrameType::reply_head:
     case FrameType::body:
     case FrameType::end:
-    case FrameType::log:
-      break;
-    default:
-      return fail(absl::StrFormat("%s is not for a sandbox to send now", to_string(header.type)));
+    case FrameType::log: break;
+    default: return fail(absl::StrFormat("%s is not for a sandbox to send now", to_string(header.type)));
   }
   if (state_ != State::in_call) {
-    return fail(absl::StrFormat("%s for call %d while no call runs; the last one was %d", to_string(header.type),
-                                header.call_id, call_id_));
+    return fail(absl::StrFormat("%s for call %d while no call runs; the last one was %d",
+                                to_string(header.type), header.call_id, call_id_));
   }
   if (header.call_id != call_id_) {
     return fail(absl::StrFormat("%s for call %d while call %d runs", to_string(header.type), header.call_id,
@@ -180,14 +166,10 @@ bool HostProtocol::begin_frame() {
   }
   heard_of_call_ = true;
   switch (header.type) {
-    case FrameType::reply_head:
-      return on_head();
-    case FrameType::body:
-      return on_body();
-    case FrameType::end:
-      return on_end();
-    default:
-      return on_log();
+    case FrameType::reply_head: return on_head();
+    case FrameType::body: return on_body();
+    case FrameType::end: return on_end();
+    default: return on_log();
   }
 }
 
@@ -197,9 +179,9 @@ bool HostProtocol::on_hello() {
   if (decoder_.header().payload_bytes != 0) return fail("HELLO with a payload");
   if (message.min_version() > kProtocolVersion || message.max_version() < kProtocolVersion) {
     state_ = State::failed;
-    error_ = absl::FailedPreconditionError(absl::StrFormat("sandbox speaks protocol versions %d to %d, the host %d",
-                                                           message.min_version(), message.max_version(),
-                                                           kProtocolVersion));
+    error_ = absl::FailedPreconditionError(
+        absl::StrFormat("sandbox speaks protocol versions %d to %d, the host %d", message.min_version(),
+                        message.max_version(), kProtocolVersion));
     return false;
   }
   hello_.protocol_version = kProtocolVersion;
@@ -215,7 +197,8 @@ bool HostProtocol::on_head() {
   if (!parse(message, decoder_.envelope())) return unparsable();
   announced_ = message.payload_bytes();
   if (announced_ > limits_.max_reply_bytes) {
-    return fail(absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, limits_.max_reply_bytes));
+    return fail(
+        absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, limits_.max_reply_bytes));
   }
   reply_.content_type = std::string(message.content_type());
   reply_state_ = Reply::head;
@@ -253,8 +236,8 @@ bool HostProtocol::on_end() {
   // Whatever code the sandbox names, it is the function that failed: its word must not pass for one of
   // ours, on which callers decide whether to try again.
   if (message.status() != 0) reply_.function_status = absl::UnknownError(std::string(message.message()));
-  reply_.claimed_run_time =
-      std::chrono::microseconds(static_cast<std::int64_t>(std::min<std::uint64_t>(message.run_time_us(), INT64_MAX)));
+  reply_.claimed_run_time = std::chrono::microseconds(
+      static_cast<std::int64_t>(std::min<std::uint64_t>(message.run_time_us(), INT64_MAX)));
   reply_state_ = Reply::last;
   return true;
 }
@@ -262,7 +245,8 @@ bool HostProtocol::on_end() {
 bool HostProtocol::on_log() {
   log_bytes_ += decoder_.header().payload_bytes;
   if (log_bytes_ > kMaxLogBytesPerCall) {
-    return fail(absl::StrFormat("%d bytes of LOG in one call, the limit is %d", log_bytes_, kMaxLogBytesPerCall));
+    return fail(
+        absl::StrFormat("%d bytes of LOG in one call, the limit is %d", log_bytes_, kMaxLogBytesPerCall));
   }
   return true;
 }
@@ -280,15 +264,12 @@ bool HostProtocol::end_frame(Event& event) {
       state_ = State::idle;
       event = Event::hello;
       break;
-    case FrameType::body:
-      grant_credit();
-      break;
+    case FrameType::body: grant_credit(); break;
     case FrameType::end:
       state_ = State::idle;
       event = Event::reply;
       break;
-    default:
-      break;
+    default: break;
   }
   return true;
 }
@@ -298,7 +279,8 @@ void HostProtocol::grant_credit() {
   // still to come.
   const std::uint64_t outstanding = granted_ - body_bytes_;
   if (granted_ >= announced_ || outstanding > kDefaultWindowBytes / 2) return;
-  const std::uint64_t more = std::min<std::uint64_t>(kDefaultWindowBytes - outstanding, announced_ - granted_);
+  const std::uint64_t more =
+      std::min<std::uint64_t>(kDefaultWindowBytes - outstanding, announced_ - granted_);
   granted_ += more;
   sent_after_call_ = true;
   pb::Credit message;

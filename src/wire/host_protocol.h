@@ -81,7 +81,7 @@ class HostProtocol {
   bool on_body();
   bool on_end();
   bool on_log();
-  bool fail(std::string what);
+  bool fail(const std::string& what);
   bool unparsable();
   void grant_credit();
 

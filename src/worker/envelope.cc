@@ -28,12 +28,9 @@ class Reader {
     if (!varint(key) || key >> 3 == 0 || key > UINT32_MAX) return broken();
     field.number = static_cast<std::uint32_t>(key >> 3);
     switch (key & 7) {
-      case kVarint:
-        return varint(field.value) || broken();
-      case kFixed64:
-        return fixed(field.value, 8) || broken();
-      case kFixed32:
-        return fixed(field.value, 4) || broken();
+      case kVarint: return varint(field.value) || broken();
+      case kFixed64: return fixed(field.value, 8) || broken();
+      case kFixed32: return fixed(field.value, 4) || broken();
       case kBytes: {
         std::uint64_t size = 0;
         if (!varint(size) || size > in_.size()) return broken();
@@ -41,8 +38,7 @@ class Reader {
         in_.remove_prefix(size);
         return true;
       }
-      default:
-        return broken();
+      default: return broken();
     }
   }
   bool ok() const { return ok_; }
@@ -129,7 +125,8 @@ bool decode_credit(std::string_view bytes, std::uint64_t& credit) {
   return reader.ok();
 }
 
-void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities, std::string_view runtime) {
+void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities,
+                  std::string_view runtime) {
   put_uint(out, 1, version);
   put_uint(out, 2, version);
   put_uint(out, 3, capabilities);
@@ -141,8 +138,8 @@ void encode_reply_head(std::string& out, std::string_view content_type, std::uin
   put_uint(out, 2, payload_bytes);
 }
 
-void encode_end(std::string& out, std::uint32_t status, std::string_view message, std::string_view content_type,
-                std::uint64_t run_time_us) {
+void encode_end(std::string& out, std::uint32_t status, std::string_view message,
+                std::string_view content_type, std::uint64_t run_time_us) {
   put_uint(out, 1, status);
   put_bytes(out, 2, message);
   put_bytes(out, 3, content_type);

@@ -28,9 +28,10 @@ bool decode_call(std::string_view bytes, CallEnvelope& call);
 bool decode_credit(std::string_view bytes, std::uint64_t& credit);
 
 // Each appends to `out`.
-void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities, std::string_view runtime);
+void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities,
+                  std::string_view runtime);
 void encode_reply_head(std::string& out, std::string_view content_type, std::uint64_t payload_bytes);
-void encode_end(std::string& out, std::uint32_t status, std::string_view message, std::string_view content_type,
-                std::uint64_t run_time_us);
+void encode_end(std::string& out, std::uint32_t status, std::string_view message,
+                std::string_view content_type, std::uint64_t run_time_us);
 
 }  // namespace faaskit::worker

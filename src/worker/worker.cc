@@ -158,12 +158,11 @@ class Worker {
       case FrameType::ping:
         if ((header.flags & wire::kPong) == 0) {
           if (header.payload_bytes != 0) throw HostBrokeProtocol();
-          line_.send({.type = FrameType::ping, .flags = wire::kPong, .call_id = header.call_id}, as_text(envelope));
+          line_.send({.type = FrameType::ping, .flags = wire::kPong, .call_id = header.call_id},
+                     as_text(envelope));
         }
         break;
-      case FrameType::drain:
-        draining_ = true;
-        break;
+      case FrameType::drain: draining_ = true; break;
       case FrameType::cancel:   // a call runs to its end
       case FrameType::resumed:  // its idle time comes with the next call
         break;
@@ -197,7 +196,8 @@ class Worker {
     request.attempt = envelope.attempt;
 
     Response response = run(request);
-    const std::uint64_t limit = envelope.max_reply_bytes != 0 ? envelope.max_reply_bytes : wire::kDefaultReplyBytes;
+    const std::uint64_t limit =
+        envelope.max_reply_bytes != 0 ? envelope.max_reply_bytes : wire::kDefaultReplyBytes;
     if (response.error.empty() && response.payload.size() > limit) {
       response.error = "reply has " + std::to_string(response.payload.size()) + " bytes, the limit is " +
                        std::to_string(limit);
@@ -243,7 +243,8 @@ class Worker {
     return failed;
   }
 
-  void answer(std::uint64_t call_id, const CallEnvelope& call, const Response& response, std::uint64_t run_time) {
+  void answer(std::uint64_t call_id, const CallEnvelope& call, const Response& response,
+              std::uint64_t run_time) {
     const std::uint64_t frame = call.max_frame_bytes != 0 ? call.max_frame_bytes : wire::kDefaultFrameBytes;
     const bool failed = !response.error.empty();
     const std::string_view message = std::string_view(response.error).substr(0, kMaxMessage);
@@ -255,7 +256,8 @@ class Worker {
     } else {
       encode_reply_head(envelope_, response.content_type, response.payload.size());
       line_.send({.type = FrameType::reply_head, .call_id = call_id}, envelope_);
-      body(call_id, response.payload, frame, call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
+      body(call_id, response.payload, frame,
+           call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
       envelope_.clear();
       encode_end(envelope_, 0, {}, {}, run_time);
       line_.send({.type = FrameType::end, .call_id = call_id}, envelope_);

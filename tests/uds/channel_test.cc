@@ -13,9 +13,9 @@ namespace {
 
 namespace pb = wire::pb;
 using wire::ByteVector;
-using wire::FrameType;
 using wire::frame;
 using wire::frame_of;
+using wire::FrameType;
 using wire::operator+;
 
 ByteVector hello_frame() {
@@ -192,7 +192,8 @@ TEST_CASE("a peer that does not read delays nobody", "[uds]") {
   SECTION("an answer before it read all is none") {
     write_all(t.peer, end_frame(1, "early"));
     CHECK(absl::IsInternal(t.host.finish().status));
-    CHECK_THAT(std::string(t.host.result->status.message()), ContainsSubstring("before the whole call was sent"));
+    CHECK_THAT(std::string(t.host.result->status.message()),
+               ContainsSubstring("before the whole call was sent"));
   }
   SECTION("its death proves that the call never began") {
     t.peer.reset();
@@ -332,7 +333,8 @@ TEST_CASE("answers arrive whole however they are cut", "[uds][property]") {
       head.set_payload_bytes(want.size());
       bytes = frame_of(FrameType::reply_head, id, head);
       for (std::size_t at = 0; at < want.size(); at += 8000) {
-        bytes = bytes + frame({.type = FrameType::body, .call_id = id}, "", std::string_view(want).substr(at, 8000));
+        bytes = bytes +
+                frame({.type = FrameType::body, .call_id = id}, "", std::string_view(want).substr(at, 8000));
       }
       bytes = bytes + end_frame(id);
     }

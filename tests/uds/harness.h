@@ -108,7 +108,9 @@ inline Bytes to_bytes(std::string_view text) {
   return {bytes.begin(), bytes.end()};
 }
 
-inline std::string to_text(const Bytes& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+inline std::string to_text(const Bytes& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 inline ChannelCall call_of(std::string_view payload, std::string content_type = "") {
   ChannelCall call;

@@ -69,7 +69,8 @@ TEST_CASE("a worker says hello, and answers calls one after another", "[uds][pro
 TEST_CASE("payloads and replies of every size arrive unchanged", "[uds][process]") {
   Sandbox t(both());
   t.ready();
-  for (const std::size_t size : {0, 1, 64, 4071, 4072, 4096, 65536, 65537, 200000, 1 << 20, (1 << 20) + 1, 6 << 20}) {
+  for (const std::size_t size :
+       {0, 1, 64, 4071, 4072, 4096, 65536, 65537, 200000, 1 << 20, (1 << 20) + 1, 6 << 20}) {
     CAPTURE(size);
     const std::string payload = pattern(size);
     CHECK((t.ask(payload, "echo") == payload));

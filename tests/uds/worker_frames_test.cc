@@ -12,9 +12,9 @@ namespace {
 
 namespace pb = wire::pb;
 using wire::ByteVector;
-using wire::FrameType;
 using wire::frame;
 using wire::frame_of;
+using wire::FrameType;
 using wire::operator+;
 
 std::vector<std::string> worker() {
@@ -31,7 +31,8 @@ struct Frame {
 
 class RawHost {
  public:
-  explicit RawHost(Ends ends = make_ends()) : process(worker(), std::move(ends.peer)), fd_(std::move(ends.host)) {
+  explicit RawHost(Ends ends = make_ends())
+      : process(worker(), std::move(ends.peer)), fd_(std::move(ends.host)) {
     const Frame hello = read();
     REQUIRE(hello.header.type == FrameType::hello);
     pb::Hello message;
@@ -84,8 +85,8 @@ class RawHost {
   UniqueFd fd_;
 };
 
-ByteVector call_frame(std::uint64_t id, std::string_view payload, std::uint64_t total, const std::string& what = "echo",
-                      std::uint64_t window = 0) {
+ByteVector call_frame(std::uint64_t id, std::string_view payload, std::uint64_t total,
+                      const std::string& what = "echo", std::uint64_t window = 0) {
   pb::Call call;
   call.set_payload_bytes(total);
   call.set_content_type(what);
@@ -118,8 +119,10 @@ ByteVector credit(std::uint64_t call, std::uint64_t bytes) {
 
 TEST_CASE("a worker answers pings, and skips what it may", "[uds][process]") {
   RawHost host;
-  host.write(ping(7) + frame({.type = FrameType::cancel, .call_id = 9}) + frame({.type = FrameType::resumed}) +
-             frame({.type = static_cast<FrameType>(200), .flags = wire::kSkipIfUnknown}, "x", std::string(100000, 'y')) +
+  host.write(ping(7) + frame({.type = FrameType::cancel, .call_id = 9}) +
+             frame({.type = FrameType::resumed}) +
+             frame({.type = static_cast<FrameType>(200), .flags = wire::kSkipIfUnknown}, "x",
+                   std::string(100000, 'y')) +
              credit(3, 5) + call_frame(4, "after all that", 14));
   check_pong(host.read(), 7);
   const Frame end = host.read();
@@ -130,7 +133,8 @@ TEST_CASE("a worker answers pings, and skips what it may", "[uds][process]") {
 
 TEST_CASE("a ping between the parts of a call is answered, and the call is whole", "[uds][process]") {
   RawHost host;
-  host.write(call_frame(1, "one", 9) + ping(1) + frame({.type = FrameType::body, .call_id = 1}, "", "two") + ping(2));
+  host.write(call_frame(1, "one", 9) + ping(1) + frame({.type = FrameType::body, .call_id = 1}, "", "two") +
+             ping(2));
   check_pong(host.read(), 1);
   check_pong(host.read(), 2);
   host.write(frame({.type = FrameType::body, .call_id = 1}, "", "six"));
@@ -148,7 +152,7 @@ TEST_CASE("a worker sends no more body than it has credit for", "[uds][process]"
   CHECK(announced.payload_bytes() == size);
   CHECK(host.read().header.payload_bytes == 1000);
   host.write(ping(5));
-  check_pong(host.read(), 5);  // and no body before it: the credit is used up
+  check_pong(host.read(), 5);                   // and no body before it: the credit is used up
   host.write(credit(99, 50) + credit(1, 300));  // the first is for no call of ours
   CHECK(host.read().header.payload_bytes == 300);
   host.write(ping(6));
@@ -179,7 +183,9 @@ TEST_CASE("a worker leaves with an error when its host breaks the protocol", "[u
     host.write(call_frame(1, "one", 6) + frame({.type = FrameType::body, .call_id = 2}, "", "two"));
   }
   SECTION("more payload than announced") { host.write(call_frame(1, "one", 2)); }
-  SECTION("an envelope that is none") { host.write(frame({.type = FrameType::call, .call_id = 1}, "\xff\xff")); }
+  SECTION("an envelope that is none") {
+    host.write(frame({.type = FrameType::call, .call_id = 1}, "\xff\xff"));
+  }
   const int status = host.process.wait();
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) != 0);

@@ -66,7 +66,8 @@ TEST_CASE("the header's bytes are those of the protocol document", "[wire]") {
                  .envelope_bytes = 0x0A,
                  .payload_bytes = 0x0B00},
                 out);
-  CHECK(as_text(out) == std::string("FKIT\x01\x05\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x0A\0\0\0\0\x0B\0\0", 24));
+  CHECK(as_text(out) ==
+        std::string("FKIT\x01\x05\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x0A\0\0\0\0\x0B\0\0", 24));
 }
 
 TEST_CASE("frames come out the same however their bytes are cut", "[wire][property]") {

@@ -34,8 +34,8 @@ inline ByteVector frame(FrameHeader header, std::string_view envelope = {}, std:
 }
 
 template <typename Message>
-ByteVector frame_of(FrameType type, std::uint64_t call_id, const Message& message, std::string_view payload = {},
-                    std::uint16_t flags = 0) {
+ByteVector frame_of(FrameType type, std::uint64_t call_id, const Message& message,
+                    std::string_view payload = {}, std::uint16_t flags = 0) {
   return frame({.type = type, .flags = flags, .call_id = call_id}, message.SerializeAsString(), payload);
 }
 

@@ -52,7 +52,6 @@ ChannelCall call_of(std::size_t bytes = 3) {
   return call;
 }
 
-
 // A protocol that has seen a hello and is in its first call.
 struct InCall {
   explicit InCall(ChannelLimits limits = {}) : protocol(limits) {
@@ -195,7 +194,8 @@ TEST_CASE("what breaks the protocol is named", "[wire]") {
   }
   SECTION("body without head") { CHECK_THAT(InCall().broken_by(body(1, "x")), ContainsSubstring("without")); }
   SECTION("a second head") {
-    CHECK_THAT(InCall().broken_by(reply_head(1, 5) + reply_head(1, 5)), ContainsSubstring("second REPLY_HEAD"));
+    CHECK_THAT(InCall().broken_by(reply_head(1, 5) + reply_head(1, 5)),
+               ContainsSubstring("second REPLY_HEAD"));
   }
   SECTION("more body than announced") {
     CHECK_THAT(InCall().broken_by(reply_head(1, 3) + body(1, "four")), ContainsSubstring("announced 3"));
@@ -209,7 +209,8 @@ TEST_CASE("what breaks the protocol is named", "[wire]") {
   SECTION("a small reply beyond the limit") {
     ChannelLimits limits;
     limits.max_reply_bytes = 4;
-    CHECK_THAT(InCall(limits).broken_by(end(1, "five!")), ContainsSubstring("reply of 5 bytes, the limit is 4"));
+    CHECK_THAT(InCall(limits).broken_by(end(1, "five!")),
+               ContainsSubstring("reply of 5 bytes, the limit is 4"));
   }
   SECTION("body beyond the credit") {
     ChannelLimits limits;
@@ -249,8 +250,8 @@ TEST_CASE("no common version is a failed precondition", "[wire]") {
 }
 
 TEST_CASE("an unknown type that may be skipped is skipped, wherever it comes", "[wire]") {
-  const ByteVector unknown =
-      frame({.type = static_cast<FrameType>(99), .flags = kSkipIfUnknown, .call_id = 5}, "envelope", "payload");
+  const ByteVector unknown = frame(
+      {.type = static_cast<FrameType>(99), .flags = kSkipIfUnknown, .call_id = 5}, "envelope", "payload");
   HostProtocol protocol({});
   REQUIRE(feed(protocol, unknown + hello()) == Event::hello);
   REQUIRE(protocol.begin_call(call_of()).ok());

@@ -23,7 +23,8 @@ int main(int argc, char**) {
         if (what == "raise") throw std::runtime_error(std::string(request.text()));
         if (what == "error") return {.error = "returned"};
         if (what == "exit") std::_Exit(3);
-        if (what == "print") std::printf("%.*s", static_cast<int>(request.text().size()), request.text().data());
+        if (what == "print")
+          std::printf("%.*s", static_cast<int>(request.text().size()), request.text().data());
         if (what == "size") return {.payload = std::string(std::stoul(std::string(request.text())), 'z')};
         if (what == "thaw") return {.payload = std::to_string(thawed.count())};
         if (what == "cold") return {.payload = request.cold ? "cold" : "warm"};

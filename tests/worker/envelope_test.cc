@@ -102,7 +102,8 @@ TEST_CASE("what the hand writes is byte for byte what Protobuf writes", "[worker
     end.set_content_type(random.bytes());
     end.set_run_time_us(random.number());
     out.clear();
-    encode_end(out, end.status(), std::string(end.message()), std::string(end.content_type()), end.run_time_us());
+    encode_end(out, end.status(), std::string(end.message()), std::string(end.content_type()),
+               end.run_time_us());
     CHECK(out == end.SerializeAsString());
   }
 }
@@ -130,7 +131,11 @@ TEST_CASE("fields of tomorrow are skipped", "[worker]") {
   std::string bytes;
   pb::Call call;
   call.set_token(5);
-  bytes = call.SerializeAsString() + std::string("\xf8\x01\x07" "\xfa\x01\x03" "abc", 9);
+  bytes = call.SerializeAsString() + std::string(
+                                         "\xf8\x01\x07"
+                                         "\xfa\x01\x03"
+                                         "abc",
+                                         9);
   CallEnvelope got;
   REQUIRE(decode_call(bytes, got));
   CHECK(got.token == 5);
