@@ -84,13 +84,14 @@ std::string expected_wordstats(std::string_view text) {
     ++words;
   });
   std::string longest;
-  std::vector<std::pair<std::string, std::uint64_t>> ranked;  // by alphabet so far
+  std::vector<std::pair<std::string, std::uint64_t>> ranked;
   for (const auto& [word, count] : counts) {
     if (word.size() > longest.size()) longest = word;
     ranked.emplace_back(word, count);
   }
-  std::stable_sort(ranked.begin(), ranked.end(),
-                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  });
   if (ranked.size() > 10) ranked.resize(10);
   std::uint64_t lines = static_cast<std::uint64_t>(std::count(text.begin(), text.end(), '\n'));
   if (!text.empty() && text.back() != '\n') ++lines;

@@ -218,6 +218,7 @@ class Demo {
     for (Subject& subject : subjects_) {
       if (signals_.caught()) return false;
       const InvocationResult result = finish(begin(subject, subject.payload));
+      if (signals_.caught()) return false;
       record(subject, subject.payload, result);
       std::cout << absl::StrFormat("  %-10s %-6s answered after %s", subject.function.name,
                                    result.ok() ? to_string(result.start) : "failed", to_text(result.total))
@@ -249,10 +250,10 @@ class Demo {
 
     // Starts that the steals made needless are finished all the same: only then is it known what each saved.
     const bool settled =
-        wait_for([&] { return platform_.stats(slow.function.name).starts_in_flight == 0; }, 30s);
+        wait_for([&] { return platform_.stats(slow.function.name).starts_in_flight == 0; }, 60s);
     if (signals_.caught()) return false;
     if (!settled)
-      return fail("the burst", absl::DeadlineExceededError("starts are still in flight after 30 s"));
+      return fail("the burst", absl::DeadlineExceededError("starts are still in flight after 60 s"));
     const faaskit::QueueStats stats = platform_.stats(slow.function.name);
     std::cout << absl::StrFormat(
         "  %d calls were served by a returned sandbox while a new one was being made for them;\n"
