@@ -122,7 +122,10 @@ class InvokerImpl final : public Invoker {
           asio::bind_cancellation_slot(
               slot, asio::bind_executor(executor, [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
                 waiting_.fetch_sub(1, std::memory_order_relaxed);
-                if (!lease.ok()) return perform(call, call->machine.not_acquired(lease.status()));
+                if (!lease.ok()) {
+                  if (absl::IsUnavailable(lease.status())) put_back(*call);
+                  return perform(call, call->machine.not_acquired(lease.status()));
+                }
                 if (call->cancelled) {
                   std::move(*lease).release();  // it overtook the cancel, and is put back unused
                   return cancelled(*call);
@@ -130,6 +133,21 @@ class InvokerImpl final : public Invoker {
                 leased(std::move(call), *std::move(lease));
               })));
     });
+  }
+
+  // The answer may have been lost after a lease was granted; nobody else would ever end that one.
+  void put_back(const Call& call) {
+    give_back({.function = call.invocation.function,
+               .request = call.result.request,
+               .attempt = call.machine.attempt()});
+  }
+  void give_back(CancelParams params) {
+    parts_.idle->async_cancel(
+        params, asio::bind_executor(executors_.shards[0], [this, alive = alive_, params](absl::Status status) {
+          if (!*alive || !absl::IsUnavailable(status)) return;
+          lost_.push_back(params);
+          arm_repair();
+        }));
   }
 
   void leased(CallPtr call, Lease lease) {
@@ -230,6 +248,7 @@ class InvokerImpl final : public Invoker {
 
   void repair() {
     repairing_ = false;
+    for (CancelParams& params : std::exchange(lost_, {})) give_back(params);
     if (waiting_.load(std::memory_order_relaxed) == 0) return;
     arm_repair();
     InvokerParams params{.invoker = id_};
@@ -251,6 +270,7 @@ class InvokerImpl final : public Invoker {
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::mt19937_64 random_;
   bool repairing_ = false;
+  std::vector<CancelParams> lost_;  // cancels that could not be delivered, to be sent again
   std::unique_ptr<Timer> repair_timer_;
   std::unique_ptr<Watch> watch_;
 };
