@@ -66,7 +66,9 @@ bool Engine::knows_host(HostId host) const {
 
 absl::Status Engine::define(const std::string& name, const FunctionConfig& config) {
   Function& f = function(name);
+  const bool redeploy = config.version > f.queue->config().version;
   absl::Status status = f.queue->define(config, world_.now(), f.effects);
+  if (redeploy) f.failed_in_a_row = 0;
   finish(f, {.name = absl::StrFormat("define v%d cap %d", config.version, config.caps.max_sandboxes)});
   return status;
 }
@@ -149,7 +151,9 @@ absl::Status Engine::claim(const StartRequest& start, const SandboxId& sandbox) 
 
 absl::Status Engine::offer(const std::string& name, const Offer& offer) {
   Function& f = function(name);
+  const bool fresh = offer.fresh() && f.queue->find(offer.sandbox.id) == nullptr;
   absl::Status status = f.queue->offer(offer, world_.now(), f.effects);
+  if (fresh && status.ok()) f.failed_in_a_row = 0;
   finish(f, {.name = absl::StrFormat("offer %s gen %d%s", to_string(offer.sandbox.id), offer.generation,
                                      status.ok() ? "" : ": destroy it"),
              .ends = std::pair(offer.token, offer.lease)});
@@ -176,8 +180,14 @@ absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox)
 absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sandbox,
                                   const absl::Status& why) {
   Function& f = function(start.function);
+  if (f.queue->start_in_flight(start.id)) ++f.failed_in_a_row;
   absl::Status status =
       f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
+  const StartRetry& retry = f.queue->config().retry;
+  if (f.queue->next_event() != TimePoint::max() &&
+      f.queue->next_event() > world_.now() + std::max(retry.backoff, retry.max_backoff)) {
+    throw Violation("I10: a backoff is longer than the longest");
+  }
   finish(f, {.name = absl::StrCat("start_failed ", to_string(start.id))});
   return status;
 }
@@ -213,6 +223,7 @@ void Engine::purge(InvokerId invoker) {
 }
 
 void Engine::drain(HostId host) {
+  draining_.insert(host);
   for (auto& [name, f] : functions_) {
     f->queue->drain(host, world_.now(), f->effects);
     finish(*f, {.name = absl::StrFormat("drain %x", host)});
@@ -251,6 +262,13 @@ void Engine::finish(Function& f, const Step& step) {
           : ""));
   FunctionQueue::Effects effects = std::move(f.effects);
   f.effects = {};
+  for (const StartRequest& start : effects.starts) f.starts.emplace(start.id, start.version);
+  std::erase_if(f.starts, [&](const auto& entry) { return !f.queue->start_in_flight(entry.first); });
+  if (!effects.failures.empty() && f.failed_in_a_row < f.queue->config().retry.budget) {
+    throw Violation(
+        absl::StrFormat("I10: a call is answered after %d failed starts in a row; the budget is %d",
+                        f.failed_in_a_row, f.queue->config().retry.budget));
+  }
   // Grants are checked while their waiters still stand; then everybody is told.
   f.effects.grants = effects.grants;
   for (const auto& grant : effects.grants) {
@@ -406,19 +424,24 @@ void Engine::check(Function& f, const Step& step) {
   }
   f.counted = counted;
 
-  // I10: every waiter is covered.
+  // I10: every waiter is covered, by what can serve: of the current version, on a host that stays.
+  if (f.starts.size() != stats.starts_in_flight) {
+    throw Violation(absl::StrFormat("I10: %d starts are in flight, %d were sent", stats.starts_in_flight,
+                                    f.starts.size()));
+  }
   if (!line.empty() && queue.next_event() == TimePoint::max()) {
     const bool capped =
         counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
+    const auto starts = static_cast<std::size_t>(std::count_if(
+        f.starts.begin(), f.starts.end(), [&](const auto& entry) { return entry.second == config.version; }));
     const bool busy = std::any_of(records.begin(), records.end(), [&](const auto* record) {
-      return record->state == SandboxState::leased && record->sandbox.version == config.version;
+      return record->state == SandboxState::leased && record->sandbox.version == config.version &&
+             !draining_.contains(record->sandbox.id.host);
     });
-    const bool covered = config.policy == StartPolicy::race ? stats.starts_in_flight >= line.size()
-                                                            : stats.starts_in_flight > 0 || busy;
+    const bool covered = config.policy == StartPolicy::race ? starts >= line.size() : starts > 0 || busy;
     if (!capped && !covered) {
       throw Violation(absl::StrFormat("I10: %d calls wait, %d starts are in flight, %d of %d live",
-                                      line.size(), stats.starts_in_flight, stats.live(),
-                                      config.caps.max_sandboxes));
+                                      line.size(), starts, stats.live(), config.caps.max_sandboxes));
     }
   }
   // Without timers the next repair looks; one of them may be lost.

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,7 +83,9 @@ class Engine {
     std::map<const Waiter*, std::unique_ptr<Waiter>> waiting;  // never iterated
     std::map<SandboxId, Known> known;
     std::map<SandboxId, Token> tokens;  // the last granted
+    std::map<StartId, Version> starts;  // in flight
     std::uint64_t counted = 0;          // live and starting
+    std::uint64_t failed_in_a_row = 0;  // starts
     std::uint64_t inserted = 0;         // by announcements, in this step
     TimePoint timer = TimePoint::max();
   };
@@ -104,6 +107,7 @@ class Engine {
   World& world_;
   Listeners& listeners_;
   std::map<std::string, std::unique_ptr<Function>> functions_;
+  std::set<HostId> draining_;
 };
 
 }  // namespace faaskit::simulation

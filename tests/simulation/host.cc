@@ -1,5 +1,6 @@
 #include "simulation/host.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
@@ -147,8 +148,11 @@ void Host::offer(Held& held, const Offer& offer) {
       [this, id, generation = offer.generation](const absl::Status& known) {
         Held* held = find(id.number);
         if (held == nullptr || held->machine.ending()) return;
-        if (known.ok()) return held->machine.offer_acknowledged(generation);
-        retire(*held);
+        if (!known.ok()) return retire(*held);
+        held->machine.offer_acknowledged(generation);
+        // What is not known to be idle there cannot be withdrawn; now it can.
+        starts_.may_evict();
+        pump();
       },
       [this, id, generation = offer.generation] {
         Held* held = find(id.number);
@@ -183,6 +187,8 @@ void Host::call(const Call& call, Reply reply) {
                   .clean = false});
   }
   const bool busy = held->machine.busy();
+  const bool ending = held->machine.ending();
+  const Token seen = std::exchange(held->seen, std::max(held->seen, call.token));
   const SandboxMachine::Admission admission = held->machine.admit(call.token, call.lease, world_.now());
   if (!admission.status.ok()) {
     world_.trace(absl::StrCat("   refused: ", admission.status.ToString()));
@@ -194,8 +200,15 @@ void Host::call(const Call& call, Reply reply) {
     }
     return reply({.status = admission.status, .never_began = true, .clean = false});
   }
-  if (held->running)
+  if (held->running || busy) {
     throw Violation(absl::StrCat("I1: a second call is admitted to ", to_string(call.sandbox)));
+  }
+  if (ending)
+    throw Violation(absl::StrCat("I7: a call is admitted to ", to_string(call.sandbox), ", which ends"));
+  if (call.token <= seen) {
+    throw Violation(absl::StrFormat("I1: %s admits token %d after it has seen %d", to_string(call.sandbox),
+                                    call.token, seen));
+  }
   if (admission.thaw) world_.thaw(call.sandbox);
   ++held->freezes;
   held->machine.publish_busy();
@@ -340,6 +353,14 @@ void Host::notice(const HostNotice& notice) {
     offer(*held, *back);
 }
 
+void Host::answer(Held& held, Token token, const LeaseId& lease, bool suspect) {
+  const std::optional<Offer> back = held.machine.answer_lease(token, lease, suspect);
+  if (!back) return;
+  // Returned, it may be granted to another: whoever had it must find the door closed.
+  held.seen = std::max(held.seen, token);
+  offer(held, *back);
+}
+
 void Host::announce() {
   std::vector<AnnouncedSandbox> all;
   for (const auto& [number, held] : sandboxes_) {
@@ -357,8 +378,7 @@ void Host::announce() {
           } else if (there.state == SandboxState::retiring) {
             retire(*held);
           } else if (there.state == SandboxState::leased) {
-            std::optional<Offer> back = held->machine.answer_lease(there.token, there.lease, there.suspect);
-            if (back) offer(*held, *back);
+            answer(*held, there.token, there.lease, there.suspect);
           }
         }
       });

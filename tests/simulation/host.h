@@ -74,6 +74,7 @@ class Host {
     bool evicted = false;
     std::optional<Running> running;
     std::uint64_t freezes = 0;
+    Token seen = 0;  // the highest token that came here: the fence must not fall behind it
   };
 
   Held* find(std::uint64_t number);
@@ -83,6 +84,7 @@ class Host {
   void became_ready(Held& held);
   void evict(const std::string& not_of);
   void offer(Held& held, const Offer& offer);
+  void answer(Held& held, Token token, const LeaseId& lease, bool suspect);
   void became_idle(Held& held);
   void run_body(Held& held);
   void end_call(Held& held, InvocationMachine::CallEnd end);

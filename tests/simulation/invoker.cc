@@ -204,7 +204,18 @@ void Invoker::call(Invocation& invocation) {
 void Invoker::called(const LeaseId& lease, Token token, const InvocationMachine::CallEnd& end) {
   Invocation* invocation = find(lease);
   if (invocation == nullptr || !invocation->lease || invocation->lease->token != token) return;
-  act(*invocation, invocation->machine.called(end, world_.now()));
+  const InvocationMachine::Step step = invocation->machine.called(end, world_.now());
+  if (step.settle && step.outcome == Outcome::reusable && !end.clean) {
+    throw Violation(absl::StrCat("I7: ", to_string(lease), " is released after: ", end.status.ToString()));
+  }
+  if (absl::IsAborted(end.status) && step.outcome != Outcome::refused) {
+    throw Violation(absl::StrCat("I1: ", to_string(lease), " was refused, and is settled ",
+                                 std::string(to_string(step.outcome))));
+  }
+  if (step.action == Action::acquire && !end.never_began) {
+    throw Violation(absl::StrCat("I1: ", to_string(lease), " may have begun and is tried again"));
+  }
+  act(*invocation, step);
 }
 
 void Invoker::settle(const Granted& lease, Outcome outcome) {
