@@ -249,15 +249,17 @@ TEST_CASE("transcript: a restart keeps its ticket and disposes of its earlier le
 TEST_CASE("transcript: a repeated request keeps its place and its cover", "[core]") {
   Script f;
   CHECK(f.acquire(1) == "queued #1; start 1 v1");
-  CHECK(f.acquire(1) == "queued #1 for attempt 1");
-  CHECK(f.acquire(1, 2) == "queued #1 for attempt 1");
+  // Alone in line, it has the start that nobody has claimed sent once more.
+  CHECK(f.acquire(1) == "queued #1 for attempt 1; start 1 v1");
+  CHECK(f.acquire(1, 2) == "queued #1 for attempt 1; start 1 v1");
   CHECK(f.acquire(1, 1) == "stale");
   CHECK(f.cancel(1, 1) == "-");
   CHECK(f.cancel(1, 2) == "out of line");
   CHECK(f.cancel(1, 2) == "-");
   // The start is surplus now, and whoever comes next is covered by it.
-  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.acquire(2) == "queued #2; start 1 v1");
   CHECK(f.make(1, 1) == "OK OK; r2<-sb1 cold");
+  CHECK(f.queue.stats().starts_admitted == 1);
 }
 
 TEST_CASE("transcript: wait only asks for a start when nothing that runs could serve", "[core]") {
