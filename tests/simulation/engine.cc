@@ -138,6 +138,16 @@ AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
 void Engine::cancel(const std::string& name, const RequestId& request, std::uint32_t attempt) {
   Function& f = function(name);
   if (const Waiter* waiter = f.queue->cancel(request, attempt, world_.now(), f.effects)) forget(f, waiter);
+  // Given up is given up: neither in line nor leased any more.
+  const Waiter* waits = f.queue->find_waiter(request);
+  const auto held = f.queue->records();
+  if ((waits != nullptr && waits->attempt <= attempt) ||
+      std::any_of(held.begin(), held.end(), [&](const auto* record) {
+        return record->indexed && record->lease.request == request && record->lease.attempt <= attempt;
+      })) {
+    throw Violation(
+        absl::StrCat("I3: ", to_string(request), " was cancelled and keeps its place or its lease"));
+  }
   finish(f, {.name = absl::StrCat("cancel ", to_string(request)), .of = request});
 }
 

@@ -349,8 +349,7 @@ void Host::notice(const HostNotice& notice) {
   if (held == nullptr) return report_gone(notice.function, notice.sandbox);
   if (held->machine.ending()) return;
   if (notice.kind == HostNotice::Kind::retire) return retire(*held);
-  if (std::optional<Offer> back = held->machine.answer_lease(notice.token, notice.lease, true))
-    offer(*held, *back);
+  answer(*held, notice.token, notice.lease, true);
 }
 
 void Host::answer(Held& held, Token token, const LeaseId& lease, bool suspect) {

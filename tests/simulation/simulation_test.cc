@@ -11,7 +11,7 @@ void holds(const char* name) {
   const Mode* mode = find_mode(name);
   REQUIRE(mode != nullptr);
   constexpr std::uint64_t kSteps = 12000;
-  for (std::uint64_t seed = 1; seed <= 16; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 32; ++seed) {
     const Report report = simulate(*mode, seed, kSteps);
     INFO(describe(*mode, seed, kSteps, report));
     REQUIRE(report.violation.empty());
