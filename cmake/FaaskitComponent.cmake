@@ -4,13 +4,14 @@
 # export set of its own, so that a consumer who asks for one room needs only that room's dependencies.
 # HEADERS are the public ones, relative to the project's root (include/faaskit/...).
 # PRIVATE_ROOM: linked into other rooms, headers not installed (wire).
+# ALWAYS_STATIC: also where the other rooms are shared libraries.
 # See FaaskitInstall.cmake for what is made of the components at the end.
 function(faaskit_component name)
-  cmake_parse_arguments(ARG "PRIVATE_ROOM" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "PRIVATE_ROOM;ALWAYS_STATIC" "" "SOURCES;HEADERS;DEPS;PRIVATE_DEPS" ${ARGN})
   set(headers ${ARG_HEADERS})
   list(TRANSFORM headers PREPEND ${PROJECT_SOURCE_DIR}/)
 
-  if(ARG_PRIVATE_ROOM)
+  if(ARG_PRIVATE_ROOM OR ARG_ALWAYS_STATIC)
     add_library(faaskit_${name} STATIC ${ARG_SOURCES})
   else()
     add_library(faaskit_${name} ${ARG_SOURCES})

@@ -325,8 +325,7 @@ class Demo {
   // When the demo is told to stop, a call that still waits for a sandbox must not wait for its deadline.
   InvocationResult finish(std::future<InvocationResult> call) {
     while (call.wait_for(100ms) != std::future_status::ready) {
-      if (!signals_.caught()) continue;
-      (void)platform_.idle_queue().async_purge({.invoker = platform_.invoker().id()}, asio::use_future).get();
+      if (signals_.caught()) platform_.invoker().stop();
     }
     return call.get();
   }

@@ -56,6 +56,22 @@ class InvokerImpl final : public Invoker {
   executor_type get_executor() const override { return executors_.shards[0]; }
   InvokerId id() const override { return id_; }
 
+  void stop() override {
+    if (stopping_.exchange(true)) return;
+    // A turn of each shard: what it was about to queue is queued by then, or sees that we stop.
+    auto turns = std::make_shared<std::atomic<std::size_t>>(executors_.shards.size());
+    for (const asio::any_io_executor& shard : executors_.shards) {
+      asio::post(shard, [this, alive = alive_, turns] {
+        if (turns->fetch_sub(1) != 1) return;
+        asio::post(executors_.shards[0], [this, alive] {
+          if (!*alive) return;
+          InvokerParams params{.invoker = id_};
+          parts_.idle->async_purge(params, asio::bind_executor(executors_.shards[0], [](absl::Status) {}));
+        });
+      });
+    }
+  }
+
  private:
   void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) override {
     const TimePoint now = parts_.clock->now();
@@ -67,6 +83,7 @@ class InvokerImpl final : public Invoker {
     call->deadline = deadline;
     call->result.request = {.invoker = id_, .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
     const ShardIndex shards = static_cast<ShardIndex>(executors_.shards.size());
+    if (stopping_) return finish(*call, stopped());
     if (!call->invocation.function) return finish(*call, absl::NotFoundError("invoke: no such function"));
     if (call->invocation.shard == kAnyShard) {
       call->shard = next_shard_.fetch_add(1, std::memory_order_relaxed) % shards;
@@ -105,6 +122,7 @@ class InvokerImpl final : public Invoker {
     const asio::any_io_executor& shard = executors_.shards[call->shard];
     asio::dispatch(shard, [this, call = std::move(call)]() mutable {
       if (call->cancelled) return cancelled(*call);
+      if (stopping_) return finish(*call, stopped());
       begin_waiting();
       AcquireParams params{.function = call->invocation.function,
                            .request = call->result.request,
@@ -203,6 +221,7 @@ class InvokerImpl final : public Invoker {
     finish(*call, std::move(step.status));
   }
 
+  static absl::Status stopped() { return absl::CancelledError("invoke: this invoker is stopping"); }
   void cancelled(Call& call) { finish(call, absl::CancelledError("invoke: cancelled by the caller while it waited")); }
 
   void finish(Call& call, absl::Status status) {
@@ -266,6 +285,7 @@ class InvokerImpl final : public Invoker {
   std::atomic<std::uint64_t> next_sequence_{0};
   std::atomic<ShardIndex> next_shard_{0};
   std::atomic<std::uint64_t> waiting_{0};
+  std::atomic<bool> stopping_{false};
   // On shard 0.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::mt19937_64 random_;

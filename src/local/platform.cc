@@ -137,7 +137,7 @@ class PlatformImpl final : public Platform {
   }
 
   ~PlatformImpl() override {
-    if (host_) (void)PlatformImpl::stop(std::chrono::seconds(10));
+    if (host_ && invoker_) (void)PlatformImpl::stop(std::chrono::seconds(10));
     threads_.join();
     // From here on no loop runs, and the order is that of dependence.
     invoker_.reset();
@@ -201,6 +201,7 @@ class PlatformImpl final : public Platform {
   std::vector<SandboxView> sandboxes() const override { return host_->sandboxes(); }
 
   absl::Status stop(std::chrono::milliseconds timeout) override {
+    invoker_->stop();
     std::future<absl::Status> stopped = host_->async_stop(asio::use_future);
     if (stopped.wait_for(timeout) != std::future_status::ready) {
       return absl::DeadlineExceededError(

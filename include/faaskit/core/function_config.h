@@ -44,11 +44,11 @@ struct StartRetry {
 struct FunctionConfig {
   // A larger one is a redeploy: sandboxes of older versions get no new lease from then on.
   Version version = 1;
-  FunctionCaps caps;
+  FunctionCaps caps{};
   StartPolicy policy = StartPolicy::race;
   IdleOrder order = IdleOrder::lifo;
   SurplusStarts surplus = SurplusStarts::keep;
-  StartRetry retry;
+  StartRetry retry{};
 };
 
 }  // namespace faaskit

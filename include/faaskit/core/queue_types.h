@@ -14,21 +14,21 @@ namespace faaskit {
 
 // An admitted start, on its way to a host. Carried at least once; whoever claims it first makes it.
 struct StartRequest {
-  StartId id;
-  std::string function;
+  StartId id{};
+  std::string function{};
   Version version = 0;
 };
 
 // "A sandbox becomes available". Repeated until acknowledged; idempotent.
 struct Offer {
-  Sandbox sandbox;
+  Sandbox sandbox{};
   // Grows with every idle spell of the sandbox; a repeat carries the same one.
   std::uint64_t generation = 0;
   // Fresh: the start that it fulfils (its host has claimed it for this sandbox). Unset for a return.
-  StartId start;
+  StartId start{};
   // Returned: the lease that ended.
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   // The highest token its host has seen for it, admitted or refused.
   Token highest_token = 0;
 
@@ -37,26 +37,26 @@ struct Offer {
 
 // One sandbox as its host knows it.
 struct AnnouncedSandbox {
-  Sandbox sandbox;
-  std::string function;
+  Sandbox sandbox{};
+  std::string function{};
   // starting (with `start`), idle, leased (a call runs: `token`, `lease`), retiring.
   SandboxState state = SandboxState::idle;
   // An idle sandbox whose offer is not acknowledged yet: the engine must not insert it as idle.
   bool offer_pending = false;
-  StartId start;
+  StartId start{};
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   std::uint64_t generation = 0;
   Token highest_token = 0;
 };
 
 // One sandbox as the engine holds it; the answer to announce().
 struct HeldSandbox {
-  SandboxId id;
-  std::string function;
+  SandboxId id{};
+  std::string function{};
   SandboxState state = SandboxState::idle;
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   // Its invoker was purged: take the lease back unless the call has begun.
   bool suspect = false;
 };
@@ -67,17 +67,17 @@ struct HeldSandbox {
 struct HostNotice {
   enum class Kind : std::uint8_t { retire, reclaim };
   Kind kind = Kind::retire;
-  std::string function;
-  SandboxId sandbox;
+  std::string function{};
+  SandboxId sandbox{};
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
 };
 
 // Everything the engine holds for one invoker, and the starts nobody has claimed in its functions.
 struct RepairReport {
   struct Waiting {
-    std::string function;
-    RequestId request;
+    std::string function{};
+    RequestId request{};
     std::uint32_t attempt = 0;
     Ticket ticket = 0;
   };

@@ -36,7 +36,7 @@ enum class Outcome : std::uint8_t { reusable, retired, refused };
 
 // Small on purpose: what is equal for all sandboxes of a function is kept with the function.
 struct Sandbox {
-  SandboxId id;
+  SandboxId id{};
   Version version = 0;
   ShardIndex home_shard = 0;
   std::uint16_t capacity = 1;  // invocations at once; a lease is one seat

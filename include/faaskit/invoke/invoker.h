@@ -33,15 +33,15 @@ namespace faaskit {
 inline constexpr ShardIndex kAnyShard = ~ShardIndex{0};
 
 struct Invocation {
-  FunctionHandle function;
-  Bytes payload;
-  std::string content_type;
-  std::string trace;
+  FunctionHandle function{};
+  Bytes payload{};
+  std::string content_type{};
+  std::string trace{};
   // From now on; everything, waiting included, ends by then.
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   // Smaller is served first.
   std::int32_t priority = 0;
-  std::string tenant;
+  std::string tenant{};
   // The shard whose thread calls; kAnyShard from any other thread.
   ShardIndex shard = kAnyShard;
 };
@@ -56,20 +56,20 @@ struct InvocationResult {
   //   kNotFound           the function is not defined
   //   kCancelled          cancelled while waiting, or the host is stopping
   //   kInternal           the sandbox broke the protocol
-  absl::Status status;
-  Bytes payload;
-  std::string content_type;
+  absl::Status status{};
+  Bytes payload{};
+  std::string content_type{};
   // Meaningful once a sandbox was leased (`sandbox.host` is not 0).
   StartKind start = StartKind::warm;
-  SandboxId sandbox;
+  SandboxId sandbox{};
   Version version = 0;
   bool cross_shard = false;
   std::uint32_t attempts = 1;
-  RequestId request;
+  RequestId request{};
   std::chrono::nanoseconds wait{};   // until a sandbox was leased (of the last attempt), or the error
   std::chrono::nanoseconds run{};    // in the sandbox
   std::chrono::nanoseconds total{};
-  std::string log_tail;
+  std::string log_tail{};
 
   bool ok() const { return status.ok(); }
   std::string_view text() const {
@@ -90,7 +90,7 @@ struct InvokerParts {
   StartQueue* starts = nullptr;
   const SlotDirectory* slots = nullptr;
   SandboxHost* host = nullptr;
-  std::shared_ptr<Clock> clock;  // null: the steady clock
+  std::shared_ptr<Clock> clock{};  // null: the steady clock
 };
 
 class FAASKIT_EXPORT Invoker {
@@ -98,10 +98,14 @@ class FAASKIT_EXPORT Invoker {
   using executor_type = asio::any_io_executor;
   Invoker(const Invoker&) = delete;
   Invoker& operator=(const Invoker&) = delete;
-  // Invocations under way must have ended. Destroy it on shard 0's thread, or when no shard runs.
+  // Invocations under way must have ended (see stop()). Destroy it on shard 0's thread, or when no shard runs.
   virtual ~Invoker() = default;
   virtual executor_type get_executor() const = 0;
   virtual InvokerId id() const = 0;
+
+  // Ends what waits, now, and every later invocation, with kCancelled. Calls that run go on to their end.
+  // Returns at once.
+  virtual void stop() = 0;
 
   // Completion signature: void(InvocationResult).
   // Cancellation: every type but none, while the call waits; once it runs it runs to its end.

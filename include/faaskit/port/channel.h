@@ -45,26 +45,26 @@ struct ChannelLimits {
 struct Hello {
   std::uint32_t protocol_version = 0;
   std::uint64_t capabilities = 0;
-  std::string runtime;  // "python 3.11.2", "c++"
+  std::string runtime{};  // "python 3.11.2", "c++"
 };
 
 struct ChannelCall {
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   // Time left, as the sandbox is told it; the host keeps the real deadline.
   std::chrono::microseconds timeout{};
   // How long the sandbox was idle before this call; given to its on_thaw hook.
   std::chrono::microseconds idle_for{};
-  std::string trace;         // opaque trace context, passed through
-  std::string content_type;  // of the payload
-  Bytes payload;
+  std::string trace{};         // opaque trace context, passed through
+  std::string content_type{};  // of the payload
+  Bytes payload{};
 };
 
 struct ChannelReply {
   // OK: the function returned. kUnknown (with its message): the function raised; the sandbox is fine.
-  absl::Status function_status;
-  std::string content_type;
-  Bytes payload;
+  absl::Status function_status{};
+  std::string content_type{};
+  Bytes payload{};
   std::chrono::microseconds claimed_run_time{};
 };
 
@@ -74,12 +74,12 @@ struct CallResult {
   //   kUnavailable        the connection ended (ECONNRESET, EOF)
   //   kInternal           the peer broke the protocol; the message says how
   //   kCancelled          close() was called
-  absl::Status status;
-  ChannelReply reply;
+  absl::Status status{};
+  ChannelReply reply{};
   // Proof that the function did not begin: no byte of the call was sent; or the peer died with
   // ECONNRESET and this call was the only frame sent since the last one it answered.
   bool never_began = false;
-  Bytes payload;  // of the call, handed back if it never began
+  Bytes payload{};  // of the call, handed back if it never began
 };
 
 class FAASKIT_EXPORT Channel {

@@ -17,9 +17,9 @@ enum class Severity : std::uint8_t { info, warning, error };
 struct Event {
   Severity severity = Severity::info;
   // Stable and greppable: "sandbox.destroyed", "freezer.unconfirmed", "lease.settled_twice".
-  std::string_view name;
-  std::string function;  // may be empty
-  std::string detail;    // operand and limit
+  std::string_view name{};
+  std::string function{};  // may be empty
+  std::string detail{};    // operand and limit
 };
 
 class FAASKIT_EXPORT EventSink {

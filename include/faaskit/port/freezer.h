@@ -41,7 +41,7 @@ struct ResourceLimits {
 
 struct SeatUsage {
   std::uint64_t memory_peak_bytes = 0;
-  std::string_view memory_source;  // "memory.peak", "memory.max_usage_in_bytes", "VmHWM"
+  std::string_view memory_source{};  // "memory.peak", "memory.max_usage_in_bytes", "VmHWM"
   bool oom_killed = false;
 };
 
@@ -84,7 +84,7 @@ class FAASKIT_EXPORT Seat {
 
 struct SeatSpec {
   // Unique per instance; becomes the directory's name.
-  std::string name;
+  std::string name{};
   ResourceLimits limits = {};
 };
 

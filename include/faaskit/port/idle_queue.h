@@ -52,16 +52,16 @@ class FunctionHandle {
 };
 
 struct TryAcquireParams {
-  FunctionHandle function;
-  RequestId request;
+  FunctionHandle function{};
+  RequestId request{};
   std::uint32_t attempt = 1;
   // The caller's home shard: sandboxes of the same shard are preferred.
   ShardIndex shard = 0;
 };
 
 struct AcquireParams {
-  FunctionHandle function;
-  RequestId request;
+  FunctionHandle function{};
+  RequestId request{};
   // Every restart of the same request raises it.
   std::uint32_t attempt = 1;
   // 0 for a new request; a restart passes the lease's, and keeps its place in line.
@@ -72,55 +72,55 @@ struct AcquireParams {
   std::int32_t priority = 0;
   ShardIndex shard = 0;
   // Passed through to records; does not change the order.
-  std::string tenant;
+  std::string tenant{};
   // On the Clock of the composition. There is no waiting without one.
   TimePoint deadline{};
 };
 
 struct DefineParams {
-  FunctionHandle function;
-  FunctionConfig config;
+  FunctionHandle function{};
+  FunctionConfig config{};
 };
 struct ClaimParams {
-  FunctionHandle function;
-  StartId start;
-  SandboxId sandbox;
+  FunctionHandle function{};
+  StartId start{};
+  SandboxId sandbox{};
 };
 struct OfferParams {
-  FunctionHandle function;
-  Offer offer;
+  FunctionHandle function{};
+  Offer offer{};
 };
 struct SettleParams {
-  FunctionHandle function;
-  SandboxId sandbox;
+  FunctionHandle function{};
+  SandboxId sandbox{};
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   Outcome outcome = Outcome::retired;
 };
 struct CancelParams {
-  FunctionHandle function;
-  RequestId request;
+  FunctionHandle function{};
+  RequestId request{};
   std::uint32_t attempt = 1;
 };
 struct WithdrawParams {
-  FunctionHandle function;
-  SandboxId sandbox;
+  FunctionHandle function{};
+  SandboxId sandbox{};
 };
 struct StartFailedParams {
-  FunctionHandle function;
-  StartId start;
-  SandboxId sandbox;
-  absl::Status why;
+  FunctionHandle function{};
+  StartId start{};
+  SandboxId sandbox{};
+  absl::Status why{};
 };
 // One of the two: a sandbox that was reaped, or a start that will never be made.
 struct GoneParams {
-  FunctionHandle function;
-  SandboxId sandbox;
-  StartId start;
+  FunctionHandle function{};
+  SandboxId sandbox{};
+  StartId start{};
 };
 struct AnnounceParams {
   HostId host = 0;
-  std::vector<AnnouncedSandbox> sandboxes;  // all of them, of every function
+  std::vector<AnnouncedSandbox> sandboxes{};  // all of them, of every function
 };
 struct HostParams {
   HostId host = 0;

@@ -14,11 +14,11 @@
 namespace faaskit {
 
 struct LogRecord {
-  std::string function;
-  SandboxId sandbox;
+  std::string function{};
+  SandboxId sandbox{};
   // Set if the bytes were written during an invocation; late output and init belong to the sandbox.
-  RequestId request;
-  std::string bytes;
+  RequestId request{};
+  std::string bytes{};
   // Bytes beyond the per-invocation bound, counted and not kept.
   std::uint64_t lost_bytes = 0;
 };

@@ -33,36 +33,36 @@ FAASKIT_EXPORT std::string_view to_string(Isolation level);
 
 // What is to run. Equal for all sandboxes of a function version.
 struct FunctionSpec {
-  std::string name;
+  std::string name{};
   Version version = 0;
   // "python3": `code_path` is a .py file or a folder, `handler` is "module:callable" ("main:handler").
   // "exec": `code_path` is an executable that speaks the channel on descriptor 3, or a folder that
   // holds it; `handler` is then its name in that folder.
   std::string runtime = "python3";
-  std::string code_path;
-  std::string handler;
+  std::string code_path{};
+  std::string handler{};
   // Added to a fixed, minimal environment; names must match [A-Za-z_][A-Za-z0-9_]*.
-  std::vector<std::pair<std::string, std::string>> env;
-  ResourceLimits limits;
+  std::vector<std::pair<std::string, std::string>> env{};
+  ResourceLimits limits{};
   Isolation minimum_isolation = Isolation::process;
 };
 
 struct CreateParams {
   const FunctionSpec* spec = nullptr;
   Origin origin = Origin::fresh;
-  SandboxId id;
+  SandboxId id{};
   Seat* seat = nullptr;  // outlives the sandbox
 };
 
 // Raw handles; whoever holds them owns them.
 struct SandboxHandles {
   pid_t pid = -1;
-  UniqueFd pidfd;
-  UniqueFd channel;  // our end of a SOCK_STREAM socketpair, non-blocking
-  UniqueFd output;   // read end of the pipe that is both stdout and stderr, non-blocking
+  UniqueFd pidfd{};
+  UniqueFd channel{};  // our end of a SOCK_STREAM socketpair, non-blocking
+  UniqueFd output{};   // read end of the pipe that is both stdout and stderr, non-blocking
   Isolation isolation = Isolation::none;
   // Names what is missing when isolation is `partial` or `none`; empty otherwise.
-  std::string missing;
+  std::string missing{};
 };
 
 class FAASKIT_EXPORT SandboxFactory {

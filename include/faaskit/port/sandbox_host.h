@@ -20,14 +20,14 @@
 namespace faaskit {
 
 struct HostCall {
-  SandboxId sandbox;
+  SandboxId sandbox{};
   ShardIndex home_shard = 0;
   Token token = 0;
-  LeaseId lease;
+  LeaseId lease{};
   TimePoint deadline{};
-  std::string trace;
-  std::string content_type;
-  Bytes payload;
+  std::string trace{};
+  std::string content_type{};
+  Bytes payload{};
 };
 
 struct HostReply {
@@ -39,16 +39,16 @@ struct HostReply {
   //   kInvalidArgument    the payload exceeds a limit; nothing began, the sandbox is clean
   //   kNotFound           no such sandbox on this host
   //   kCancelled          the host is stopping
-  absl::Status status;
+  absl::Status status{};
   // The function did not begin, provably: the same call may be made on another sandbox.
   bool never_began = false;
   // The sandbox ended clean and was offered back; only then may the lease be released.
   bool clean = false;
-  ChannelReply reply;
+  ChannelReply reply{};
   // Handed back when the call never began, so that a retry needs no copy.
-  Bytes payload;
+  Bytes payload{};
   // Last bytes of stdout and stderr of this invocation, bounded by the host's options.
-  std::string log_tail;
+  std::string log_tail{};
   // From the call's arrival at the home shard until its reply.
   std::chrono::nanoseconds run_time{};
   // The sandbox was frozen, or asked to freeze, when the call came.

@@ -21,7 +21,7 @@ namespace faaskit {
 
 struct PushParams {
   HostId host = 0;
-  StartRequest start;
+  StartRequest start{};
 };
 
 class FAASKIT_EXPORT StartQueue {

@@ -46,7 +46,7 @@ struct LocalHostOptions {
   // A freeze and thaw cost about one timer wake-up of the frozen process; under load they cost a quarter
   // to a half of the throughput, so a sandbox in steady use is left alone.
   std::chrono::milliseconds grace{15};
-  StartLimits limits;
+  StartLimits limits{};
   // Seats made and spares parked ahead of time, so that a start finds its cgroups ready. 0: none.
   std::uint32_t parked_seats = 4;
   // Kept of stdout and stderr for the caller, per invocation.
@@ -60,31 +60,31 @@ struct LocalHostOptions {
 struct LocalHostParts {
   IdleQueue* idle = nullptr;
   StartQueue* starts = nullptr;
-  std::shared_ptr<Freezer> freezer;
-  std::shared_ptr<SandboxFactory> factory;
-  std::shared_ptr<ChannelFactory> channels;
-  std::shared_ptr<Clock> clock;       // null: the steady clock
-  std::shared_ptr<EventSink> events;  // may be null
-  std::shared_ptr<LogSink> logs;      // may be null
+  std::shared_ptr<Freezer> freezer{};
+  std::shared_ptr<SandboxFactory> factory{};
+  std::shared_ptr<ChannelFactory> channels{};
+  std::shared_ptr<Clock> clock{};       // null: the steady clock
+  std::shared_ptr<EventSink> events{};  // may be null
+  std::shared_ptr<LogSink> logs{};      // may be null
 };
 
 struct HostedFunction {
-  FunctionHandle handle;
-  FunctionSpec spec;
+  FunctionHandle handle{};
+  FunctionSpec spec{};
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
 };
 
 // One sandbox, as its host sees it.
 struct SandboxView {
-  SandboxId id;
-  std::string function;
+  SandboxId id{};
+  std::string function{};
   Version version = 0;
   HostState state = HostState::starting;
   std::uint64_t generation = 0;  // changes with every change of state
   ShardIndex home_shard = 0;
   pid_t pid = -1;
-  std::string cgroup;
+  std::string cgroup{};
   std::uint64_t uses = 0;
 };
 
@@ -105,9 +105,9 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
   // What the kernel itself says of one sandbox, together with the host's view before and after the
   // question; nullopt if it is gone or the kernel cannot say.
   struct KernelCheck {
-    SandboxView before;
+    SandboxView before{};
     bool frozen = false;
-    SandboxView after;
+    SandboxView after{};
   };
   virtual std::optional<KernelCheck> check_kernel(SandboxId id) const = 0;
 
