@@ -28,13 +28,33 @@ bool before(const FunctionQueue::Waiter& a, const FunctionQueue::Waiter& b) {
 
 void Engine::add_function(const std::string& name, const FunctionConfig& config, std::uint32_t shards) {
   auto made = std::make_unique<Function>();
-  made->queue = std::make_unique<FunctionQueue>(name, world_.random.next() | 1, shards);
+  made->shards = shards;
   Function& function = *made;
   functions_.emplace(name, std::move(made));
-  if (absl::Status status = function.queue->define(config, world_.now(), function.effects); !status.ok()) {
+  begin(function, name, config);
+}
+
+void Engine::begin(Function& f, const std::string& name, const FunctionConfig& config) {
+  f.nonce = world_.random.next() | 1;
+  f.queue = std::make_unique<FunctionQueue>(name, f.nonce, f.shards);
+  if (absl::Status status = f.queue->define(config, world_.now(), f.effects); !status.ok()) {
     throw Violation(absl::StrCat("driver: ", status.ToString()));
   }
-  finish(function, {.name = "define"});
+  finish(f, {.name = "define"});
+}
+
+void Engine::forget_everything(const std::map<std::string, FunctionConfig>& config) {
+  world_.trace("the engine forgets everything");
+  for (auto& [name, f] : functions_) {
+    f->waiting.clear();
+    f->known.clear();
+    // Tokens are the hosts' word from now on; what was granted in between may be granted again, and refused.
+    f->tokens.clear();
+    f->starts.clear();
+    f->counted = 0;
+    f->failed_in_a_row = 0;
+    begin(*f, name, config.at(name));
+  }
 }
 
 std::vector<std::string> Engine::names() const {

@@ -64,6 +64,10 @@ class Engine {
   void take_over(HostId host);
   RepairReport repair(InvokerId invoker);
 
+  // Everything it knew is lost; `config` is what the functions are at once defined with again.
+  void forget_everything(const std::map<std::string, FunctionConfig>& config);
+  std::uint64_t nonce(const std::string& function) const { return functions_.at(function)->nonce; }
+
   const FunctionQueue& queue(const std::string& function) const { return *functions_.at(function)->queue; }
   std::vector<std::string> names() const;
   // Anything here that belongs to it: what an observer of deaths looks at.
@@ -78,6 +82,8 @@ class Engine {
     LeaseId lease;
   };
   struct Function {
+    std::uint64_t nonce = 0;
+    std::uint32_t shards = 1;
     std::unique_ptr<FunctionQueue> queue;
     FunctionQueue::Effects effects;
     std::map<const Waiter*, std::unique_ptr<Waiter>> waiting;  // never iterated
@@ -99,6 +105,7 @@ class Engine {
   };
 
   Function& function(const std::string& name) { return *functions_.at(name); }
+  void begin(Function& function, const std::string& name, const FunctionConfig& config);
   void finish(Function& function, const Step& step);
   void check(Function& function, const Step& step);
   void forget(Function& function, const Waiter* waiter);

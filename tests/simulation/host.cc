@@ -68,7 +68,7 @@ void Host::make(std::uint64_t number) {
   Held& held = *find(number);
   held.made = true;
   const SandboxId id = held.machine.sandbox().id;
-  world_.process_begins(id, held.start.function, held.start.version);
+  world_.process_begins(id, held.start);
   const bool hangs = failing() && world_.random.chance(0.03);
   const bool dies = failing() && world_.random.chance(0.12);
   if (dies) {

@@ -29,6 +29,15 @@ constexpr Mode kModes[] = {
      .duplicated = 0.08,
      .duplicate_late = 0.3,
      .engine_timers = false},
+    // The engine is flushed beneath running calls: only the hosts know what exists.
+    {.name = "flushed",
+     .request_lost = 0.03,
+     .reply_lost = 0.03,
+     .duplicated = 0.03,
+     .duplicate_late = 0.3,
+     .sandboxes_fail = true,
+     .invokers_pause = true,
+     .engine_forgets = true},
     // Everything at once.
     {.name = "storm",
      .request_lost = 0.06,

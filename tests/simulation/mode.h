@@ -19,6 +19,8 @@ struct Mode {
   bool invokers_crash = false;
   bool invokers_pause = false;
   bool hosts_crash = false;
+  // The engine forgets everything, now and then, and is told the functions anew.
+  bool engine_forgets = false;
   // What mends: repair by invokers, announce by hosts. Since it would mask lost wake-ups, everything
   // must converge without it as long as no message is lost.
   bool mends = true;

@@ -201,7 +201,7 @@ class Simulation final : public Listeners, public Surroundings {
 
   void trouble() {
     if (world_.healed()) return;
-    switch (random().below(8)) {
+    switch (random().below(mode_.engine_forgets ? 9 : 8)) {
       case 0:
       case 1: define(true); break;
       case 2: define(false); break;
@@ -220,6 +220,7 @@ class Simulation final : public Listeners, public Surroundings {
       case 7:
         if (Invoker* invoker = any_invoker()) invoker->cancel_any();
         break;
+      case 8: flush(); break;
     }
     world_.after(random().exponential(2s), nullptr, [this] { trouble(); });
   }
@@ -237,6 +238,14 @@ class Simulation final : public Listeners, public Surroundings {
         [this, name, version = config.version](const absl::Status& status) {
           if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], version);
         });
+  }
+
+  // Everybody who is connected learns of it at once.
+  void flush() {
+    engine_.forget_everything(configs_);
+    for (auto& [id, host] : hosts_) {
+      world_.after(world_.latency(), &host->node(), [&to = *host] { to.announce(); });
+    }
   }
 
   void crash_host() {
@@ -323,7 +332,8 @@ class Simulation final : public Listeners, public Surroundings {
     // Every process is counted by the engine, from its claim until it was reported reaped (I6).
     for (const auto& [id, process] : world_.processes()) {
       const FunctionQueue& queue = engine_.queue(process.function);
-      ++processes_of_[process.function];
+      // What was admitted before a flush is what the excess may be.
+      if (process.start.nonce != engine_.nonce(process.function)) continue;
       if (queue.find(id) == nullptr) ++unregistered_[process.function];
     }
     for (const auto& [name, count] : unregistered_) {
@@ -333,7 +343,6 @@ class Simulation final : public Listeners, public Surroundings {
                                         name, count, stats.starts_in_flight));
       }
     }
-    processes_of_.clear();
     unregistered_.clear();
   }
 
@@ -470,7 +479,6 @@ class Simulation final : public Listeners, public Surroundings {
   std::map<InvokerId, std::uint64_t> sequences_;
   std::map<RequestId, Open> open_;
   std::map<SandboxId, Between> between_;
-  std::map<std::string, std::uint64_t> processes_of_;
   std::map<std::string, std::uint64_t> unregistered_;
   std::map<std::string, bool> full_;
   std::map<std::string, std::uint64_t> answers_;

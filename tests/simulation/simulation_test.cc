@@ -37,6 +37,7 @@ TEST_CASE("every invariant holds while sandboxes, hosts and invokers die", "[sim
 TEST_CASE("every invariant holds while messages are lost, doubled and late", "[simulation]") {
   holds("lossy");
 }
+TEST_CASE("every invariant holds while the engine forgets what it knew", "[simulation]") { holds("flushed"); }
 TEST_CASE("every invariant holds while all of it happens at once", "[simulation]") { holds("storm"); }
 
 TEST_CASE("the same seed tells the same story", "[simulation]") {

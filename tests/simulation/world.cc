@@ -88,10 +88,11 @@ Process& World::process(const SandboxId& id) {
   return found->second;
 }
 
-void World::process_begins(const SandboxId& id, const std::string& function, Version version) {
+void World::process_begins(const SandboxId& id, const StartRequest& start) {
   Process process;
-  process.function = function;
-  process.version = version;
+  process.function = start.function;
+  process.version = start.version;
+  process.start = start.id;
   if (!processes_.emplace(id, std::move(process)).second) {
     throw Violation(absl::StrCat("driver: ", to_string(id), " made twice"));
   }

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "faaskit/core/ids.h"
+#include "faaskit/core/queue_types.h"
 #include "simulation/mode.h"
 #include "simulation/random.h"
 
@@ -48,6 +48,7 @@ struct Node {
 struct Process {
   std::string function;
   Version version = 0;
+  StartId start;
   bool alive = true;
   bool frozen = false;
   bool running = false;
@@ -95,7 +96,7 @@ class World {
   // -- Processes (I1, I6, I7, I8, I9 and "runs at most once")
   std::map<SandboxId, Process>& processes() { return processes_; }
   Process& process(const SandboxId& id);
-  void process_begins(const SandboxId& id, const std::string& function, Version version);
+  void process_begins(const SandboxId& id, const StartRequest& start);
   void body_begins(const SandboxId& id, const RequestId& request, Version at_least);
   void body_ends(const SandboxId& id, bool clean);
   void freeze(const SandboxId& id);
