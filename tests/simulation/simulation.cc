@@ -201,7 +201,8 @@ class Simulation final : public Listeners, public Surroundings {
 
   void trouble() {
     if (world_.healed()) return;
-    switch (random().below(mode_.engine_forgets ? 9 : 8)) {
+    if (mode_.engine_forgets && random().chance(0.5)) flush();
+    switch (random().below(8)) {
       case 0:
       case 1: define(true); break;
       case 2: define(false); break;
@@ -220,7 +221,6 @@ class Simulation final : public Listeners, public Surroundings {
       case 7:
         if (Invoker* invoker = any_invoker()) invoker->cancel_any();
         break;
-      case 8: flush(); break;
     }
     world_.after(random().exponential(2s), nullptr, [this] { trouble(); });
   }
