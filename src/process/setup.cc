@@ -1,0 +1,262 @@
+#include "process/setup.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/keyctl.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <set>
+
+#include <absl/strings/str_cat.h>
+
+namespace faaskit::process {
+namespace {
+
+using Arg = Program::Arg;
+
+// Slots: the host's paths from 0 on, then these.
+constexpr int kDeviceSlot = 50;
+constexpr int kRootSlot = 60;
+constexpr int kWorkSlot = 61;
+
+constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom"};
+
+struct MountAttributes {
+  std::uint64_t set = 0, clear = 0, propagation = 0, user_namespace = 0;
+};
+constexpr std::uint64_t kReadOnly = MOUNT_ATTR_RDONLY, kNoSetuid = MOUNT_ATTR_NOSUID, kNoDevices = MOUNT_ATTR_NODEV,
+                        kNoExec = MOUNT_ATTR_NOEXEC;
+
+void clone_tree(Program& program, const std::string& path, int slot, std::uint64_t attributes) {
+  const std::string what = "take " + path;
+  program.call(what, SYS_open_tree,
+               {AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE}, slot);
+  program.call(what + " read-only", SYS_mount_setattr,
+               {Program::slot(slot), "", AT_EMPTY_PATH | AT_RECURSIVE, Program::object(MountAttributes{attributes, 0, MS_PRIVATE, 0}),
+                static_cast<long>(sizeof(MountAttributes))});
+}
+
+void attach(Program& program, int slot, const std::string& to) {
+  program.call("attach " + to, SYS_move_mount, {Program::slot(slot), "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH});
+}
+
+void new_filesystem(Program& program, const std::string& type,
+                    const std::vector<std::pair<std::string, std::string>>& options, std::uint64_t attributes, int slot) {
+  const std::string what = "new " + type;
+  program.call(what, SYS_fsopen, {type, FSOPEN_CLOEXEC}, kWorkSlot);
+  for (const auto& [key, value] : options)
+    program.call(what + " " + key + "=" + value, SYS_fsconfig,
+                 {Program::slot(kWorkSlot), FSCONFIG_SET_STRING, key, value, 0});
+  program.call(what, SYS_fsconfig, {Program::slot(kWorkSlot), FSCONFIG_CMD_CREATE, 0, 0, 0});
+  program.call(what, SYS_fsmount, {Program::slot(kWorkSlot), FSMOUNT_CLOEXEC, attributes}, slot);
+}
+
+void make_directory(Program& program, const std::string& relative) {
+  program.call("mkdir " + relative, SYS_mkdirat, {AT_FDCWD, relative, 0755}, -1, EEXIST);
+}
+
+void make_file(Program& program, const std::string& relative, std::string_view content, int mode = 0444) {
+  program.call("make " + relative, SYS_openat, {AT_FDCWD, relative, O_WRONLY | O_CREAT | O_CLOEXEC, mode}, kWorkSlot);
+  if (!content.empty())
+    program.call("write " + relative, SYS_write,
+                 {Program::slot(kWorkSlot), Program::bytes(content), static_cast<long>(content.size())});
+  program.call("close " + relative, SYS_close, {Program::slot(kWorkSlot)});
+}
+
+void make_parents(Program& program, std::set<std::string>& made, const std::string& relative) {
+  for (std::size_t at = relative.find('/'); at != std::string::npos; at = relative.find('/', at + 1)) {
+    const std::string parent = relative.substr(0, at);
+    if (made.insert(parent).second) make_directory(program, parent);
+  }
+}
+
+void close_from(Program& program, unsigned first) {
+  program.call("close the rest", SYS_close_range, {first, ~0u, 0});
+}
+
+}  // namespace
+
+std::vector<HostPath> survey(const std::vector<std::string>& paths) {
+  std::vector<HostPath> found;
+  for (const std::string& path : paths) {
+    const bool covered = std::any_of(found.begin(), found.end(), [&](const HostPath& earlier) {
+      return path == earlier.path ||
+             (earlier.kind == HostPath::Kind::directory && path.rfind(earlier.path + "/", 0) == 0);
+    });
+    struct stat info {};
+    if (covered || ::lstat(path.c_str(), &info) != 0) continue;
+    HostPath entry{HostPath::Kind::directory, path, ""};
+    if (S_ISLNK(info.st_mode)) {
+      std::error_code error;
+      entry.kind = HostPath::Kind::link;
+      entry.target = std::filesystem::read_symlink(path, error).string();
+      if (error) continue;
+    } else if (S_ISREG(info.st_mode)) {
+      entry.kind = HostPath::Kind::file;
+    } else if (!S_ISDIR(info.st_mode)) {
+      continue;
+    }
+    found.push_back(std::move(entry));
+  }
+  return found;
+}
+
+Namespaces available_namespaces() {
+  Namespaces result;
+  const struct {
+    const char* name;
+    const char* words;
+    std::uint64_t flag;
+  } known[] = {{"mnt", "mount", CLONE_NEWNS}, {"pid", "pid", CLONE_NEWPID}, {"ipc", "ipc", CLONE_NEWIPC},
+               {"uts", "uts", CLONE_NEWUTS},  {"net", "net", CLONE_NEWNET}, {"user", "user", 0},
+               {"cgroup", "cgroup", 0}};
+  for (const auto& one : known) {
+    if (::access(absl::StrCat("/proc/self/ns/", one.name).c_str(), F_OK) == 0) {
+      result.at_birth |= one.flag;
+      if (std::string_view(one.name) == "user") result.user = true;
+      if (std::string_view(one.name) == "cgroup") result.cgroup = true;
+    } else {
+      absl::StrAppend(&result.missing, result.missing.empty() ? "" : ", ", one.words, " namespace");
+    }
+  }
+  return result;
+}
+
+Program parked(const ParkPlan& plan) {
+  Program program;
+  program.call("session", SYS_setsid, {});
+  program.call("umask", SYS_umask, {022});
+  // The host's own keys would be inherited.
+  program.call("session keyring", SYS_keyctl, {KEYCTL_JOIN_SESSION_KEYRING, 0}, -1, ENOSYS);
+  program.call("make mounts private", SYS_mount, {0, "/", 0, static_cast<long>(MS_REC | MS_PRIVATE), 0});
+  // After the seat has adopted us: what /proc/self/cgroup shows is counted from here.
+  if (plan.cgroup_namespace) program.call("cgroup namespace", SYS_unshare, {CLONE_NEWCGROUP});
+
+  const std::vector<HostPath>& tree = *plan.tree;
+  for (std::size_t i = 0; i < tree.size(); ++i) {
+    if (tree[i].kind != HostPath::Kind::link)
+      clone_tree(program, tree[i].path, static_cast<int>(i), kReadOnly | kNoSetuid | kNoDevices);
+  }
+  int slot = kDeviceSlot;
+  for (const char* device : kDevices) clone_tree(program, std::string("/dev/") + device, slot++, kNoSetuid | kNoExec);
+
+  // Built over /proc, which surely exists, and entered before anything of the host is covered by it.
+  new_filesystem(program, "tmpfs", {{"mode", "0755"}, {"size", "4m"}, {"nr_inodes", "1k"}}, kNoSetuid | kNoDevices, kRootSlot);
+  attach(program, kRootSlot, "/proc");
+  program.call("enter the new root", SYS_fchdir, {Program::slot(kRootSlot)});
+
+  std::set<std::string> made;
+  for (std::size_t i = 0; i < tree.size(); ++i) {
+    const std::string relative = tree[i].path.substr(1);
+    make_parents(program, made, relative);
+    switch (tree[i].kind) {
+      case HostPath::Kind::link:
+        program.call("link " + relative, SYS_symlinkat, {tree[i].target, AT_FDCWD, relative});
+        continue;
+      case HostPath::Kind::directory:
+        if (made.insert(relative).second) make_directory(program, relative);
+        break;
+      case HostPath::Kind::file: make_file(program, relative, ""); break;
+    }
+    attach(program, static_cast<int>(i), relative);
+  }
+
+  make_directory(program, "dev");
+  slot = kDeviceSlot;
+  for (const char* device : kDevices) {
+    make_file(program, std::string("dev/") + device, "");
+    attach(program, slot++, std::string("dev/") + device);
+  }
+  const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "dev/fd"},   {"/proc/self/fd/0", "dev/stdin"},
+                                                       {"/proc/self/fd/1", "dev/stdout"}, {"/proc/self/fd/2", "dev/stderr"},
+                                                       {"/tmp", "dev/shm"}};
+  for (const auto& [target, name] : links) program.call(std::string("link ") + name, SYS_symlinkat, {target, AT_FDCWD, name});
+
+  make_directory(program, "proc");
+  new_filesystem(program, "proc", {{"hidepid", "2"}}, kNoSetuid | kNoDevices | kNoExec, kRootSlot);
+  attach(program, kRootSlot, "proc");
+
+  make_directory(program, "tmp");
+  const std::string id = std::to_string(plan.uid);
+  new_filesystem(program, "tmpfs",
+                 {{"mode", "0700"}, {"uid", id}, {"gid", id}, {"size", std::to_string(plan.tmp_bytes)}},
+                 kNoSetuid | kNoDevices, kRootSlot);
+  attach(program, kRootSlot, "tmp");
+
+  if (made.insert("etc").second) make_directory(program, "etc");
+  make_file(program, "etc/passwd", absl::StrCat("sandbox:x:", kInsideId, ":", kInsideId, "::/tmp:/bin/sh\n"));
+  make_file(program, "etc/group", absl::StrCat("sandbox:x:", kInsideId, ":\n"));
+  make_file(program, "etc/hosts", "127.0.0.1 localhost\n");
+  make_file(program, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
+
+  make_directory(program, "faaskit");
+  make_file(program, "faaskit/runtime.py", plan.python_runtime);
+  make_directory(program, "code");
+
+  // pivot_root(".", ".") puts the old root on top of the new one, from where it is taken off.
+  program.call("pivot_root", SYS_pivot_root, {".", "."});
+  program.call("let go of the host's tree", SYS_umount2, {".", MNT_DETACH});
+  program.call("chdir /", SYS_chdir, {"/"});
+  program.call("host name", SYS_sethostname, {"sandbox", 7});
+  program.call("drop supplementary groups", SYS_setgroups, {0, 0});
+  close_from(program, kSpawnerControlFd + 1);
+  return program;
+}
+
+Program furnished(const FurnishPlan& plan) {
+  Program program;
+  const std::string at = plan.code_file.empty() ? "/code" : "/code/" + plan.code_file;
+  if (!plan.code_file.empty()) make_file(program, at, "");
+  program.call("attach the code", SYS_move_mount,
+               {Program::fd(plan.code), "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH});
+  program.call("root read-only", SYS_mount_setattr,
+               {AT_FDCWD, "/", 0, Program::object(MountAttributes{kReadOnly, 0, 0, 0}),
+                static_cast<long>(sizeof(MountAttributes))});
+  const rlimit none{0, 0};
+  const rlimit files{plan.open_files, plan.open_files};
+  program.call("limit core", SYS_prlimit64, {0, static_cast<int>(RLIMIT_CORE), Program::object(none), 0});
+  program.call("limit open files", SYS_prlimit64, {0, static_cast<int>(RLIMIT_NOFILE), Program::object(files), 0});
+  // Last: the namespaces above belong to the host's user namespace, so nobody in the new one has power over
+  // them, whatever it becomes there.
+  if (plan.user_namespace) program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});
+  return program;
+}
+
+Program becomes(const BecomePlan& plan) {
+  Program program;
+  program.call("open /dev/null", SYS_openat, {AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC}, kWorkSlot);
+  program.call("descriptor 0", SYS_dup3, {Program::slot(kWorkSlot), 0, 0});
+  program.call("descriptor 1", SYS_dup3, {Program::fd(plan.output), 1, 0});
+  program.call("descriptor 2", SYS_dup3, {1, 2, 0});
+  program.call("descriptor 3", SYS_dup3, {Program::fd(plan.channel), 3, 0});
+  close_from(program, kSpawnerControlFd + 1);
+
+  program.call("gid", SYS_setresgid, {plan.id, plan.id, plan.id});
+  program.call("uid", SYS_setresuid, {plan.id, plan.id, plan.id});
+  // EINVAL: beyond the last capability of this kernel.
+  for (int capability = 0; capability < 64; ++capability)
+    program.call("bounding set", SYS_prctl, {PR_CAPBSET_DROP, capability, 0, 0, 0}, -1, EINVAL);
+  program.call("ambient set", SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0});
+  const __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct nothing[2] = {};
+  program.call("capabilities", SYS_capset, {Program::object(header), Program::object(nothing)});
+  program.call("no new privileges", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0});
+  program.call("umask", SYS_umask, {077});
+  program.call("chdir /code", SYS_chdir, {"/code"});
+  // The control socket closes on exec, which is how the host knows.
+  program.call("control socket", SYS_fcntl, {static_cast<int>(kSpawnerControlFd), F_SETFD, FD_CLOEXEC});
+  program.call("exec " + plan.argv.front(), SYS_execve,
+               {plan.argv.front(), Program::table(plan.argv), Program::table(plan.environment)});
+  return program;
+}
+
+}  // namespace faaskit::process
