@@ -392,6 +392,9 @@ void Engine::check(Function& f, const Step& step) {
     if (version != config.version) {
       throw Violation(absl::StrFormat("I8: version %d is granted; %d is current", version, config.version));
     }
+    if (queue.find(id)->suspect) {
+      throw Violation(absl::StrCat("I1: ", to_string(id), " is granted under suspicion of its last holder"));
+    }
     const auto known = f.known.find(id);
     if (known == f.known.end() || known->second.state != SandboxState::leased) return;
     const Known& held = known->second;

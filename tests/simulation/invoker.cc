@@ -212,6 +212,17 @@ void Invoker::called(const LeaseId& lease, Token token, const InvocationMachine:
     throw Violation(absl::StrCat("I1: ", to_string(lease), " was refused, and is settled ",
                                  std::string(to_string(step.outcome))));
   }
+  if (end.clean && step.outcome != Outcome::reusable) {
+    throw Violation(absl::StrCat("I7: ", to_string(lease), " ended clean and is not released"));
+  }
+  const bool may_try_again = end.never_began && !end.clean && world_.now() < invocation->wanted.deadline &&
+                             lease.attempt < kMaxAttempts;
+  if (may_try_again != (step.action == Action::acquire) ||
+      (may_try_again && invocation->machine.attempt() != lease.attempt + 1)) {
+    throw Violation(absl::StrFormat("I3: %s %s, and goes on with attempt %d", to_string(lease),
+                                    may_try_again ? "provably never began" : "is at its end",
+                                    invocation->machine.attempt()));
+  }
   if (step.action == Action::acquire && !end.never_began) {
     throw Violation(absl::StrCat("I1: ", to_string(lease), " may have begun and is tried again"));
   }

@@ -56,8 +56,9 @@ class Invoker {
   bool minds(const LeaseId& lease, Token token) const;
 
  private:
+  static constexpr std::uint32_t kMaxAttempts = 8;
   struct Invocation {
-    Invocation(TimePoint deadline, RequestId request) : machine(deadline, 8), id(request) {}
+    Invocation(TimePoint deadline, RequestId request) : machine(deadline, kMaxAttempts), id(request) {}
     InvocationMachine machine;
     RequestId id;
     Wanted wanted;
