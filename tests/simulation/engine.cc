@@ -186,7 +186,8 @@ absl::Status Engine::offer(const std::string& name, const Offer& offer) {
   if (fresh && status.ok()) f.failed_in_a_row = 0;
   finish(f, {.name = absl::StrFormat("offer %s gen %d%s", to_string(offer.sandbox.id), offer.generation,
                                      status.ok() ? "" : ": destroy it"),
-             .ends = std::pair(offer.token, offer.lease)});
+             .ends = std::pair(offer.token, offer.lease),
+             .fresh = fresh});
   return status;
 }
 
@@ -411,6 +412,12 @@ void Engine::check(Function& f, const Step& step) {
         grant.record->ticket != grant.waiter->ticket) {
       throw Violation(absl::StrCat("I5: a grant to ", to_string(grant.waiter->request), " names ",
                                    to_string(grant.record->lease)));
+    }
+    if ((grant.record->start_kind == StartKind::cold) != step.fresh ||
+        grant.record->start_kind == StartKind::warm) {
+      throw Violation(absl::StrFormat("kinds: a %s sandbox is handed over as %s",
+                                      step.fresh ? "fresh" : "returned",
+                                      to_string(grant.record->start_kind)));
     }
     // I5: nobody who was in line comes before one who was served.
     for (const Waiter* waiter : line) {

@@ -102,6 +102,7 @@ class Engine {
     std::optional<std::pair<Token, LeaseId>> ends = {};
     Granted* direct = nullptr;  // leased without waiting
     bool inserts = false;
+    bool fresh = false;  // the offer of a new sandbox
   };
 
   Function& function(const std::string& name) { return *functions_.at(name); }
