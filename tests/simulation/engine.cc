@@ -53,6 +53,7 @@ void Engine::forget_everything(const std::map<std::string, FunctionConfig>& conf
     f->starts.clear();
     f->counted = 0;
     f->failed_in_a_row = 0;
+    f->quiet_until = {};
     begin(*f, name, config.at(name));
   }
 }
@@ -88,7 +89,10 @@ absl::Status Engine::define(const std::string& name, const FunctionConfig& confi
   Function& f = function(name);
   const bool redeploy = config.version > f.queue->config().version;
   absl::Status status = f.queue->define(config, world_.now(), f.effects);
-  if (redeploy) f.failed_in_a_row = 0;
+  if (redeploy) {
+    f.failed_in_a_row = 0;
+    f.quiet_until = {};
+  }
   finish(f, {.name = absl::StrFormat("define v%d cap %d", config.version, config.caps.max_sandboxes)});
   return status;
 }
@@ -183,7 +187,10 @@ absl::Status Engine::offer(const std::string& name, const Offer& offer) {
   Function& f = function(name);
   const bool fresh = offer.fresh() && f.queue->find(offer.sandbox.id) == nullptr;
   absl::Status status = f.queue->offer(offer, world_.now(), f.effects);
-  if (fresh && status.ok()) f.failed_in_a_row = 0;
+  if (fresh && status.ok()) {
+    f.failed_in_a_row = 0;
+    f.quiet_until = {};
+  }
   finish(f, {.name = absl::StrFormat("offer %s gen %d%s", to_string(offer.sandbox.id), offer.generation,
                                      status.ok() ? "" : ": destroy it"),
              .ends = std::pair(offer.token, offer.lease),
@@ -211,7 +218,13 @@ absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox)
 absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sandbox,
                                   const absl::Status& why) {
   Function& f = function(start.function);
-  if (f.queue->start_in_flight(start.id)) ++f.failed_in_a_row;
+  if (f.queue->start_in_flight(start.id)) {
+    ++f.failed_in_a_row;
+    const StartRetry& rules = f.queue->config().retry;
+    if (f.starts[start.id] == f.queue->config().version) {
+      f.quiet_until = world_.now() + std::min(rules.backoff, rules.max_backoff) / 2;
+    }
+  }
   absl::Status status =
       f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
   const StartRetry& retry = f.queue->config().retry;
@@ -293,7 +306,11 @@ void Engine::finish(Function& f, const Step& step) {
           : ""));
   FunctionQueue::Effects effects = std::move(f.effects);
   f.effects = {};
-  for (const StartRequest& start : effects.starts) f.starts.emplace(start.id, start.version);
+  for (const StartRequest& start : effects.starts) {
+    if (f.starts.emplace(start.id, start.version).second && world_.now() < f.quiet_until) {
+      throw Violation(absl::StrCat("I10: ", to_string(start.id), " is admitted during the backoff"));
+    }
+  }
   std::erase_if(f.starts, [&](const auto& entry) { return !f.queue->start_in_flight(entry.first); });
   if (!effects.failures.empty() && f.failed_in_a_row < f.queue->config().retry.budget) {
     throw Violation(

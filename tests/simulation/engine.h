@@ -92,6 +92,7 @@ class Engine {
     std::map<StartId, Version> starts;  // in flight
     std::uint64_t counted = 0;          // live and starting
     std::uint64_t failed_in_a_row = 0;  // starts
+    TimePoint quiet_until{};            // no new start before: the last one failed
     std::uint64_t inserted = 0;         // by announcements, in this step
     TimePoint timer = TimePoint::max();
   };
