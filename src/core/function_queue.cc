@@ -52,7 +52,7 @@ void FunctionQueue::Effects::clear() {
 }
 
 FunctionQueue::FunctionQueue(std::string name, std::uint64_t nonce, std::uint32_t shards)
-    : name_(std::move(name)), nonce_(nonce), idle_lists_(shards), tables_(std::make_unique<Tables>()) {
+    : tables_(std::make_unique<Tables>()), idle_lists_(shards), name_(std::move(name)), nonce_(nonce) {
   assert(nonce != 0 && shards > 0);
 }
 
@@ -63,8 +63,13 @@ FunctionQueue::~FunctionQueue() {
 
 // ---- idle lists: one per shard, intrusive, so that a return and a withdrawal are O(1)
 
+// A shard that is out of range is somebody's mistake, not ours; but a division costs as much as a lock.
+FunctionQueue::IdleList& FunctionQueue::idle_list(ShardIndex shard) {
+  return idle_lists_[shard < idle_lists_.size() ? shard : shard % idle_lists_.size()];
+}
+
 void FunctionQueue::push_idle(Record& record) {
-  IdleList& list = idle_lists_[record.sandbox.home_shard % idle_lists_.size()];
+  IdleList& list = idle_list(record.sandbox.home_shard);
   record.previous = list.tail;
   record.next = nullptr;
   (list.tail != nullptr ? list.tail->next : list.head) = &record;
@@ -72,7 +77,7 @@ void FunctionQueue::push_idle(Record& record) {
 }
 
 void FunctionQueue::unlink_idle(Record& record) {
-  IdleList& list = idle_lists_[record.sandbox.home_shard % idle_lists_.size()];
+  IdleList& list = idle_list(record.sandbox.home_shard);
   (record.previous != nullptr ? record.previous->next : list.head) = record.next;
   (record.next != nullptr ? record.next->previous : list.tail) = record.previous;
   record.previous = record.next = nullptr;
@@ -80,11 +85,16 @@ void FunctionQueue::unlink_idle(Record& record) {
 
 FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
   if (idle_ == 0 || !defined_) return nullptr;
+  const auto first = [&](const IdleList& list) {
+    return config_.order == IdleOrder::lifo ? list.tail : list.head;
+  };
+  const IdleList& own = idle_list(shard);
+  if (Record* record = first(own); record != nullptr) return record;
+  // Around the ring, so that everybody's second choice is another.
   const std::size_t count = idle_lists_.size();
-  for (std::size_t i = 0; i < count; ++i) {
-    const IdleList& list = idle_lists_[(shard + i) % count];
-    Record* record = config_.order == IdleOrder::lifo ? list.tail : list.head;
-    if (record != nullptr) return record;
+  const auto from = static_cast<std::size_t>(&own - idle_lists_.data());
+  for (std::size_t i = 1; i < count; ++i) {
+    if (Record* record = first(idle_lists_[(from + i) % count]); record != nullptr) return record;
   }
   return nullptr;
 }
@@ -299,10 +309,26 @@ FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std:
   return record;
 }
 
+FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std::uint32_t attempt, Ticket ticket,
+                                                   ShardIndex shard) {
+  if (!tables_->line.empty()) return nullptr;
+  Record* record = take_idle(shard);
+  if (record == nullptr || !tables_->leases.try_emplace(request, record).second) return nullptr;
+  record->cross_shard = record->sandbox.home_shard != shard;
+  lease(*record, request, attempt, StartKind::warm, ticket, false);
+  record->indexed = true;
+  return record;
+}
+
 FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint now, Effects& effects) {
   AcquireResult result;
   if (!defined_) {
     result.status = absl::NotFoundError(absl::StrCat("function ", name_, " is not defined"));
+    return result;
+  }
+  if (Record* record = acquire_idle(waiter.request, waiter.attempt, waiter.ticket, waiter.shard)) {
+    result.outcome = AcquireOutcome::leased;
+    result.record = record;
     return result;
   }
   if (auto held = tables_->leases.find(waiter.request); held != tables_->leases.end()) {
@@ -456,7 +482,7 @@ bool FunctionQueue::settle(Record& record, Token token, const LeaseId& lease, Ou
   end_lease(record);
   switch (outcome) {
     case Outcome::reusable:
-      place(record, false, now, effects);
+      if (!release_idle(record, token, lease)) place(record, false, now, effects);
       break;
     case Outcome::refused:
       set_state(record, SandboxState::disputed);
@@ -467,6 +493,16 @@ bool FunctionQueue::settle(Record& record, Token token, const LeaseId& lease, Ou
       evaluate(now, effects);
       break;
   }
+  return true;
+}
+
+bool FunctionQueue::release_idle(Record& record, Token token, const LeaseId& lease) {
+  if (!tables_->line.empty() || record.state != SandboxState::leased || record.token != token ||
+      record.lease != lease || !grantable(record)) {
+    return false;
+  }
+  end_lease(record);
+  set_state(record, SandboxState::idle);
   return true;
 }
 

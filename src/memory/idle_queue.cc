@@ -55,12 +55,13 @@ struct Function {
     while (free_leases != nullptr) delete std::exchange(free_leases, free_leases->next_free);
   }
 
+  // What a warm call touches is together: a cache line missed costs as much as the lock.
   Mutex mutex;
   Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is gone
-  FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
-  FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
   MemoryLease* free_leases FAASKIT_GUARDED_BY(mutex) = nullptr;
   std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;
+  FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
+  FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
   TimePoint event_armed FAASKIT_GUARDED_BY(mutex) = kNever;
   const asio::any_io_executor fallback;
 };
@@ -227,6 +228,11 @@ class Core final : public std::enable_shared_from_this<Core> {
 
   void acquire(AcquireParams params, asio::any_io_executor home, Handler<absl::StatusOr<Lease>> done) {
     Function& function = *static_cast<Function*>(params.function.get());
+    // A call that finds an idle sandbox does not become a waiter first.
+    if (std::optional<Lease> lease = acquire_idle(function, params)) {
+      complete(home, std::move(done), absl::StatusOr<Lease>(*std::move(lease)));
+      return;
+    }
     auto slot = asio::get_associated_cancellation_slot(done);
     if (slot.is_connected()) {
       slot.assign([weak = weak_from_this(), &function, request = params.request,
@@ -280,6 +286,14 @@ class Core final : public std::enable_shared_from_this<Core> {
       collect(function, deferred);
     }
     perform(function, std::move(deferred));
+  }
+
+  std::optional<Lease> acquire_idle(Function& function, const AcquireParams& params) {
+    MutexLock lock(function.mutex);
+    FunctionQueue::Record* record =
+        function.queue.acquire_idle(params.request, params.attempt, params.ticket, params.shard);
+    if (record == nullptr) return std::nullopt;
+    return make_lease(function, *record);
   }
 
   // Ends a waiting acquire with `why`; a lease that was granted to it meanwhile is delivered instead.
@@ -625,10 +639,11 @@ void MemoryLease::settle(Outcome outcome) noexcept {
   bool last = false;
   {
     MutexLock lock(owner.mutex);
-    if (owner.core != nullptr) {
-      // Nobody waits on the warm path, and then nothing asks for the time.
-      const bool timeless = outcome == Outcome::reusable && owner.queue.waiter_count() == 0;
-      owner.queue.settle(*record, token, id, outcome, timeless ? TimePoint{} : owner.core->now(), owner.effects);
+    // On the warm path nobody waits, and then nothing asks for the time or has effects.
+    const bool warm =
+        outcome == Outcome::reusable && owner.core != nullptr && owner.queue.release_idle(*record, token, id);
+    if (!warm && owner.core != nullptr) {
+      owner.queue.settle(*record, token, id, outcome, owner.core->now(), owner.effects);
       if (!owner.effects.empty()) {
         core = owner.core->shared_from_this();
         core->collect(owner, deferred);

@@ -118,6 +118,9 @@ class FAASKIT_EXPORT FunctionQueue {
   // The warm path. nullptr if no sandbox is idle. The lease cannot be found by request id, so the
   // caller must be one that cannot lose the answer.
   Record* try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard);
+  // acquire() for a request of which nothing is known, when a sandbox is idle and nobody waits; nullptr, and
+  // nothing has happened, in every other case. Needs no waiter, no time, and has no effects.
+  Record* acquire_idle(const RequestId& request, std::uint32_t attempt, Ticket ticket, ShardIndex shard);
   AcquireResult acquire(Waiter& waiter, TimePoint now, Effects& effects);
 
   // Takes the request out of line; or, if it was granted meanwhile, puts that lease back. Returns the
@@ -130,6 +133,8 @@ class FAASKIT_EXPORT FunctionQueue {
   absl::Status offer(const Offer& offer, TimePoint now, Effects& effects);
   // Ends the lease (token, lease) of `record`; false if it had ended before.
   bool settle(Record& record, Token token, const LeaseId& lease, Outcome outcome, TimePoint now, Effects& effects);
+  // settle() as reusable when nobody waits and it becomes idle; false, and nothing has happened, otherwise.
+  bool release_idle(Record& record, Token token, const LeaseId& lease);
   bool settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
               Effects& effects);
   // kFailedPrecondition: it is not idle. kNotFound: not known.
@@ -180,6 +185,7 @@ class FAASKIT_EXPORT FunctionQueue {
   };
   struct Tables;  // hash maps and the line of waiters; kept out of the header
 
+  IdleList& idle_list(ShardIndex shard);
   Record* take_idle(ShardIndex shard);
   void push_idle(Record& record);
   void unlink_idle(Record& record);
@@ -200,26 +206,28 @@ class FAASKIT_EXPORT FunctionQueue {
   void trim_steals();
   std::uint64_t live() const { return idle_ + leased_ + disputed_ + retiring_; }
 
-  const std::string name_;
-  const std::uint64_t nonce_;
+  // What a warm call touches comes first, so that it lies on few cache lines.
+  std::unique_ptr<Tables> tables_;
+  std::vector<IdleList> idle_lists_;  // per shard
+  std::uint64_t idle_ = 0;
+  std::uint64_t leased_ = 0;
+  std::vector<HostId> draining_;
   bool defined_ = false;
   FunctionConfig config_;
+  QueueStats counters_;
+
+  const std::string name_;
+  const std::uint64_t nonce_;
   std::uint64_t next_start_ = 0;
   Ticket last_ticket_ = 0;
   std::uint32_t consecutive_failures_ = 0;
   TimePoint backoff_until_ = TimePoint::min();
-  std::vector<IdleList> idle_lists_;  // per shard
-  std::uint64_t idle_ = 0;
-  std::uint64_t leased_ = 0;
   std::uint64_t disputed_ = 0;
   std::uint64_t retiring_ = 0;
-  std::vector<HostId> draining_;
   // The last few that were reaped, against late announcements. Ids are never used again.
   std::vector<SandboxId> gone_;
   // Hand-over times of steals whose start is still in flight, oldest first; never longer than the starts.
   std::vector<TimePoint> steals_;
-  QueueStats counters_;
-  std::unique_ptr<Tables> tables_;
 };
 
 }  // namespace faaskit
