@@ -31,6 +31,7 @@
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include "faaskit/memory/idle_queue.h"
 
@@ -247,6 +248,9 @@ void async_ours(benchmark::State& state) {
 
 void async_floor(benchmark::State& state) {
   asio::io_context io{1};
+  // Without a timer or socket an io_context has no reactor and turns without a system call; no
+  // application's is like that.
+  asio::steady_timer reactor{io};
   BareAsync bare{.io = io, .mutex = {}};
   for (auto _ : state) {
     bool released = false;
@@ -515,6 +519,25 @@ void acquire_among(benchmark::State& state, Many& many) {
   }
 }
 
+// Ten bare functions: all in the first cache, so that what is left is instructions and locks.
+void few_floor(benchmark::State& state) {
+  std::array<BareFunction, 10> few;
+  for (std::uint64_t f = 0; f < few.size(); ++f) few[f].idle.assign(10, {.host = kHost, .number = f});
+  std::size_t i = 0;
+  for (auto _ : state) {
+    BareFunction& f = few[i++ % few.size()];
+    SandboxId id;
+    {
+      std::lock_guard lock(f.mutex);
+      id = f.idle.back();
+      f.idle.pop_back();
+    }
+    benchmark::DoNotOptimize(id);
+    std::lock_guard lock(f.mutex);
+    f.idle.push_back(id);
+  }
+}
+
 // -- many waiters
 
 struct Waiters {
@@ -580,6 +603,7 @@ constexpr Row kRows[] = {
     {"stolen hand-over, same shard / async with one idle", "handover_ours", "handover_floor", 1.5},
     {"stolen hand-over, cross shard / eventfd wake-up", "cross_ours", "cross_floor", 1.3},
     {"whole wait: join, stolen, leave / async with one idle", "wait_ours", "async_ours", 0},
+    {"acquire+release, try, 10 functions, in cache / mutex+vector", "among_few", "few_floor", 0},
     {"acquire+release among 100,000 functions / among 10", "among_many", "among_few", 2},
 };
 
@@ -663,6 +687,7 @@ int run(int argc, char** argv) {
   Many few(10);
   Many many(100'000);
   RegisterBenchmark("among_few", [&](benchmark::State& state) { acquire_among(state, few); })->UseRealTime();
+  RegisterBenchmark("few_floor", few_floor)->UseRealTime();
   RegisterBenchmark("among_many", [&](benchmark::State& state) {
     acquire_among(state, many);
   })->UseRealTime();
