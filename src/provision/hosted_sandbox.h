@@ -80,11 +80,13 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   const StartId& start() const { return machine_.start(); }
   Shard& shard() const { return shard_; }
   SandboxView view() const;
+  SandboxMachine::Published published() const { return machine_.published(); }
   TimePoint idle_since() const { return TimePoint(Duration(idle_since_.load(std::memory_order_relaxed))); }
 
   // Of the host's control thread: how it counts.
   bool was_ready = false;
   bool evicted = false;
+  std::uint64_t kept_at = 0;  // generation of its state when an eviction of it failed
 
  private:
   struct Running {

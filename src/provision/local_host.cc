@@ -261,9 +261,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     SandboxPtr victim;
     bool victim_same = true;
     for (const SandboxPtr& sandbox : all()) {
-      const HostState state = sandbox->view().state;
-      if (state != HostState::idle && state != HostState::freezing && state != HostState::frozen) continue;
-      if (sandbox->evicted) continue;
+      const SandboxMachine::Published now = sandbox->published();
+      if (now.state != HostState::idle && now.state != HostState::freezing && now.state != HostState::frozen) continue;
+      if (sandbox->evicted || sandbox->kept_at == now.generation) continue;
       const bool same = sandbox->function().spec.name == function;
       if (!victim || (victim_same && !same) || (victim_same == same && sandbox->idle_since() < victim->idle_since())) {
         victim = sandbox;
@@ -276,6 +276,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       return;
     }
     victim->evicted = true;
+    victim->kept_at = victim->published().generation;
     starts_.evicting();
     WithdrawParams params{.function = victim->function().handle, .sandbox = victim->sandbox().id};
     parts.idle->async_withdraw(
@@ -286,6 +287,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
             });
             return;
           }
+          // Leased, and its call is on its way; it is not asked for again before it has moved.
           victim->evicted = false;
           self->starts_.eviction_failed();
           self->pump();
@@ -359,6 +361,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void gather() {
     arm_announce();
+    for (const SandboxPtr& sandbox : all()) sandbox->kept_at = 0;
+    starts_.may_evict();
+    pump();
     auto gathering = std::make_shared<Gathering>();
     gathering->missing = shards_.size();
     for (const auto& shard : shards_) {
