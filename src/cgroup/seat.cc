@@ -69,7 +69,8 @@ class CgroupSeat final : public Seat {
   absl::Status adopt(pid_t pid) override {
     const std::string text = std::to_string(pid);
     for (const Group& group : shared_->groups) {
-      if (group.v2) continue;
+      // Born there; but who replaces one that was adopted before had no group to be born into any more.
+      if (group.v2 && birth_) continue;
       absl::Status status = write_file(group.dir.get(), name_ + "/cgroup.procs", text, group.path);
       if (!status.ok()) return status;
     }

@@ -199,6 +199,23 @@ TEST_CASE("a seat holds one descriptor once its sandbox is born", "[cgroup]") {
   CHECK(spawner::wait_and_reap(child.pidfd.get(), 1000));
 }
 
+TEST_CASE("who replaces a sandbox that died in its seat is in all of its groups", "[cgroup]") {
+  for (const Choice choice : {Choice::cgroup_v2, Choice::cgroup_v1}) {
+    need(choice);
+    RuntimeDir dir;
+    auto freezer = make(choice, dir, unique_instance("two"));
+    auto seat = freezer->prepare({.name = "sb-1"}).value();
+    spawner::kill_and_reap(sleeper(*seat));
+    auto second = sleeper(*seat);
+    REQUIRE(seat->freeze().ok());
+    REQUIRE(eventually([&] { return seat->frozen() == std::optional<bool>(true); }));
+    CHECK(absl::IsFailedPrecondition(seat->remove()));
+    CHECK(seat->kill().ok());
+    CHECK(spawner::wait_and_reap(second.pidfd.get(), 1000));
+    CHECK(eventually([&] { return seat->remove().ok(); }));
+  }
+}
+
 TEST_CASE("names that could mean another place are refused", "[cgroup]") {
   RuntimeDir dir;
   for (const std::string name : {"", "a/b", "..", "A", "a b", "x.y"})
