@@ -31,6 +31,8 @@ namespace faaskit::process {
 namespace {
 
 constexpr std::size_t kMaxEnvironmentBytes = 64 << 10;
+// Less does not even hold the spare.
+constexpr std::uint64_t kMinMemoryBytes = 1 << 20;
 
 bool is_elf(const std::string& path) {
   UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -144,6 +146,7 @@ class ProcessFactory final : public SandboxFactory {
 
   ~ProcessFactory() override {
     for (auto& [seat, spare] : spares_) discard(std::move(spare));
+    clear_ended();
   }
 
   absl::Status open() {
@@ -206,6 +209,7 @@ class ProcessFactory final : public SandboxFactory {
 
   absl::Status park(Seat& seat) override {
     if (absl::Status status = usable(); !status.ok()) return status;
+    clear_ended();
     {
       std::lock_guard guard(mutex_);
       const auto found = spares_.find(&seat);
@@ -234,9 +238,10 @@ class ProcessFactory final : public SandboxFactory {
     if (absl::Status status = check(*params.spec, code); !status.ok()) return status;
     if (absl::Status status = usable(); !status.ok()) return status;
 
+    clear_ended();
     absl::StatusOr<Spare> spare = take_spare(*params.seat);
     if (!spare.ok()) return spare.status();
-    absl::StatusOr<SandboxHandles> handles = become(*spare, *params.spec, S_ISDIR(code.st_mode), *params.seat);
+    absl::StatusOr<SandboxHandles> handles = become(*spare, *params.spec, code, *params.seat);
     if (!handles.ok()) {
       discard(*std::move(spare));
       return handles.status();
@@ -295,6 +300,13 @@ class ProcessFactory final : public SandboxFactory {
       return absl::InvalidArgumentError(absl::StrCat(who, "handler '", spec.handler, "': must be module:callable"));
     if (!python && folder && !stays_inside(spec.handler))
       return absl::InvalidArgumentError(absl::StrCat(who, "handler '", spec.handler, "': must name a file in code_path"));
+
+    if (spec.limits.memory_bytes < kMinMemoryBytes)
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "limits.memory_bytes is ", spec.limits.memory_bytes, ", at least ", kMinMemoryBytes));
+    if (spec.limits.pids == 0) return absl::InvalidArgumentError(absl::StrCat(who, "limits.pids is 0, at least 1"));
+    if (spec.limits.cpu_weight < 1 || spec.limits.cpu_weight > 10000)
+      return absl::InvalidArgumentError(absl::StrCat(who, "limits.cpu_weight is ", spec.limits.cpu_weight, ", 1 to 10000"));
 
     std::size_t bytes = 0;
     for (const auto& [name, value] : spec.env) {
@@ -377,10 +389,15 @@ class ProcessFactory final : public SandboxFactory {
   }
 
   // On error the spare is spoilt.
-  absl::StatusOr<SandboxHandles> become(Spare& spare, const FunctionSpec& spec, bool folder, Seat& seat) {
+  absl::StatusOr<SandboxHandles> become(Spare& spare, const FunctionSpec& spec, const struct stat& checked, Seat& seat) {
     if (absl::Status status = seat.set_limits(spec.limits); !status.ok()) return status;
     absl::StatusOr<UniqueFd> code = take_code(spec.code_path);
     if (!code.ok()) return code.status();
+    struct stat taken {};
+    if (::fstat(code->get(), &taken) != 0) return errno_status(errno, "fstat of code_path " + spec.code_path);
+    if (taken.st_dev != checked.st_dev || taken.st_ino != checked.st_ino)
+      return absl::UnavailableError(absl::StrCat("code_path ", spec.code_path, " was replaced while the sandbox was made"));
+    const bool folder = S_ISDIR(taken.st_mode);
 
     SandboxHandles handles;
     int ends[2];
@@ -407,6 +424,7 @@ class ProcessFactory final : public SandboxFactory {
     become.id = spare.uid;
     if (namespaces_.user) {
       become.id = kInsideId;
+      become.user_namespace = true;
       const std::string map = absl::StrCat(kInsideId, " ", spare.uid, " 1");
       for (const auto& [file, text] : {std::pair<const char*, std::string>{"setgroups", "deny"}, {"gid_map", map}, {"uid_map", map}})
         if (absl::Status status = write_proc(spare.child.pid, file, text); !status.ok()) return status;
@@ -439,8 +457,22 @@ class ProcessFactory final : public SandboxFactory {
   }
 
   void discard(Spare spare) {
-    spawner::kill_and_reap(spare.child);
-    uids_->give_back(spare.uid);
+    if (spawner::kill_and_reap(spare.child)) return uids_->give_back(spare.uid);
+    // Held up in the kernel. Its uid is in use until it is really gone.
+    std::lock_guard guard(mutex_);
+    doomed_.push_back(std::move(spare));
+  }
+
+  // A seat may be given up with its spare in it, and nobody tells us: its end does.
+  void clear_ended() {
+    std::lock_guard guard(mutex_);
+    const auto gone = [&](const Spare& spare) {
+      if (!ended(spare.child.pidfd.get()) || !spawner::wait_and_reap(spare.child.pidfd.get(), 0)) return false;
+      uids_->give_back(spare.uid);
+      return true;
+    };
+    std::erase_if(spares_, [&](const auto& entry) { return gone(entry.second); });
+    std::erase_if(doomed_, gone);
   }
 
   FactoryOptions options_;
@@ -454,6 +486,7 @@ class ProcessFactory final : public SandboxFactory {
 
   std::mutex mutex_;
   std::map<const Seat*, Spare> spares_;
+  std::vector<Spare> doomed_;  // killed, but not dead yet
   std::map<SandboxId, std::uint32_t> uids_in_use_;
 };
 

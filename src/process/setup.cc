@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/ioprio.h>
 #include <linux/keyctl.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -77,6 +78,31 @@ void make_parents(Program& program, std::set<std::string>& made, const std::stri
     const std::string parent = relative.substr(0, at);
     if (made.insert(parent).second) make_directory(program, parent);
   }
+}
+
+void write_to(Program& program, const std::string& path, std::string_view text, int tolerated = 0) {
+  program.call("open " + path, SYS_openat, {AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0}, kWorkSlot);
+  program.call("write " + path, SYS_write,
+               {Program::slot(kWorkSlot), Program::bytes(text), static_cast<long>(text.size())}, -1, tolerated);
+  program.call("close " + path, SYS_close, {Program::slot(kWorkSlot)});
+}
+
+void limit(Program& program, const std::string& what, int resource, rlim_t value) {
+  const rlimit both{value, value};
+  program.call("limit " + what, SYS_prlimit64, {0, resource, Program::object(both), 0});
+}
+
+// A host may run at a high priority, or out of the OOM killer's reach; its sandboxes may not. Tolerated is
+// what a host without the privilege for it meets when it stands below the default: then they stay there.
+void give_up_priorities(Program& program) {
+  const sched_param none{};
+  program.call("scheduler", SYS_sched_setscheduler, {0, SCHED_OTHER, Program::object(none)}, -1, EPERM);
+  program.call("nice", SYS_setpriority, {static_cast<int>(PRIO_PROCESS), 0, 0}, -1, EACCES);
+  program.call("I/O priority", SYS_ioprio_set, {static_cast<int>(IOPRIO_WHO_PROCESS), 0, 0}, -1, EPERM);
+  write_to(program, "/proc/self/oom_score_adj", "0", EACCES);
+  limit(program, "nice", static_cast<int>(RLIMIT_NICE), 0);
+  limit(program, "real-time priority", static_cast<int>(RLIMIT_RTPRIO), 0);
+  program.call("personality", SYS_personality, {0});
 }
 
 void close_from(Program& program, unsigned first) {
@@ -208,6 +234,7 @@ Program parked(const ParkPlan& plan) {
   program.call("chdir /", SYS_chdir, {"/"});
   program.call("host name", SYS_sethostname, {"sandbox", 7});
   program.call("drop supplementary groups", SYS_setgroups, {0, 0});
+  give_up_priorities(program);
   close_from(program, kSpawnerControlFd + 1);
   return program;
 }
@@ -221,10 +248,8 @@ Program furnished(const FurnishPlan& plan) {
   program.call("root read-only", SYS_mount_setattr,
                {AT_FDCWD, "/", 0, Program::object(MountAttributes{kReadOnly, 0, 0, 0}),
                 static_cast<long>(sizeof(MountAttributes))});
-  const rlimit none{0, 0};
-  const rlimit files{plan.open_files, plan.open_files};
-  program.call("limit core", SYS_prlimit64, {0, static_cast<int>(RLIMIT_CORE), Program::object(none), 0});
-  program.call("limit open files", SYS_prlimit64, {0, static_cast<int>(RLIMIT_NOFILE), Program::object(files), 0});
+  limit(program, "core", static_cast<int>(RLIMIT_CORE), 0);
+  limit(program, "open files", static_cast<int>(RLIMIT_NOFILE), plan.open_files);
   // Last: the namespaces above belong to the host's user namespace, so nobody in the new one has power over
   // them, whatever it becomes there.
   if (plan.user_namespace) program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});
@@ -240,11 +265,15 @@ Program becomes(const BecomePlan& plan) {
   program.call("descriptor 3", SYS_dup3, {Program::fd(plan.channel), 3, 0});
   close_from(program, kSpawnerControlFd + 1);
 
-  program.call("gid", SYS_setresgid, {plan.id, plan.id, plan.id});
-  program.call("uid", SYS_setresuid, {plan.id, plan.id, plan.id});
+  // In a user namespace of its own the code would have all capabilities, and with them most of the kernel to
+  // attack. The limit belongs to our namespace; only who is privileged in it may write it.
+  if (plan.user_namespace) write_to(program, "/proc/sys/user/max_user_namespaces", "0");
+  // Before the uid: without a user namespace, giving up root is giving up the right to do this.
   // EINVAL: beyond the last capability of this kernel.
   for (int capability = 0; capability < 64; ++capability)
     program.call("bounding set", SYS_prctl, {PR_CAPBSET_DROP, capability, 0, 0, 0}, -1, EINVAL);
+  program.call("gid", SYS_setresgid, {plan.id, plan.id, plan.id});
+  program.call("uid", SYS_setresuid, {plan.id, plan.id, plan.id});
   program.call("ambient set", SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0});
   const __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   const __user_cap_data_struct nothing[2] = {};

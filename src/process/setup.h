@@ -55,6 +55,7 @@ struct BecomePlan {
   int channel = -1;
   int output = -1;
   std::uint32_t id = 0;  // uid and gid to take, as seen from inside
+  bool user_namespace = false;
   std::vector<std::string> argv;
   std::vector<std::string> environment;
 };

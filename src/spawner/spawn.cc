@@ -215,9 +215,9 @@ bool wait_and_reap(int pidfd, int timeout_ms, int* exit_status) {
   return true;
 }
 
-void kill_and_reap(const Child& child) {
+bool kill_and_reap(const Child& child) {
   ::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
-  wait_and_reap(child.pidfd.get(), 2000);
+  return wait_and_reap(child.pidfd.get(), 2000);
 }
 
 }  // namespace faaskit::spawner

@@ -43,7 +43,7 @@ absl::StatusOr<Child> spawn(const SpawnParams& params);
 // ECHILD counts as ended: an application that waits for any child may have been faster.
 bool wait_and_reap(int pidfd, int timeout_ms, int* exit_status = nullptr);
 
-// SIGKILL, then wait_and_reap().
-void kill_and_reap(const Child& child);
+// SIGKILL, then wait_and_reap() for 2 s.
+bool kill_and_reap(const Child& child);
 
 }  // namespace faaskit::spawner
