@@ -52,7 +52,7 @@ void FunctionQueue::Effects::clear() {
 }
 
 FunctionQueue::FunctionQueue(std::string name, std::uint64_t nonce, std::uint32_t shards)
-    : tables_(std::make_unique<Tables>()), idle_lists_(shards), name_(std::move(name)), nonce_(nonce) {
+    : tables_(std::make_unique<Tables>()), idle_others_(shards - 1), name_(std::move(name)), nonce_(nonce) {
   assert(nonce != 0 && shards > 0);
 }
 
@@ -61,40 +61,48 @@ FunctionQueue::~FunctionQueue() {
   for (Record* record : tables_->zombies) delete record;
 }
 
-// ---- idle lists: one per shard, intrusive, so that a return and a withdrawal are O(1)
+// ---- idle lists: one per shard
 
 // A shard that is out of range is somebody's mistake, not ours; but a division costs as much as a lock.
 FunctionQueue::IdleList& FunctionQueue::idle_list(ShardIndex shard) {
-  return idle_lists_[shard < idle_lists_.size() ? shard : shard % idle_lists_.size()];
+  if (shard > idle_others_.size()) shard %= static_cast<ShardIndex>(idle_others_.size() + 1);
+  return shard == 0 ? idle_first_ : idle_others_[shard - 1];
 }
 
 void FunctionQueue::push_idle(Record& record) {
   IdleList& list = idle_list(record.sandbox.home_shard);
-  record.previous = list.tail;
-  record.next = nullptr;
-  (list.tail != nullptr ? list.tail->next : list.head) = &record;
-  list.tail = &record;
+  if (list.head == nullptr) {
+    record.next_idle = nullptr;
+    list.head = list.tail = &record;
+  } else if (fifo_) {
+    record.next_idle = nullptr;
+    list.tail->next_idle = &record;
+    list.tail = &record;
+  } else {
+    record.next_idle = list.head;
+    list.head = &record;
+  }
 }
 
+// At once for the one that is taken next; a walk for one that is withdrawn.
 void FunctionQueue::unlink_idle(Record& record) {
   IdleList& list = idle_list(record.sandbox.home_shard);
-  (record.previous != nullptr ? record.previous->next : list.head) = record.next;
-  (record.next != nullptr ? record.next->previous : list.tail) = record.previous;
-  record.previous = record.next = nullptr;
+  if (list.head == &record) {
+    list.head = record.next_idle;
+    return;
+  }
+  Record* before = list.head;
+  while (before->next_idle != &record) before = before->next_idle;
+  before->next_idle = record.next_idle;
+  if (list.tail == &record) list.tail = before;
 }
 
 FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
   if (idle_ == 0 || !defined_) return nullptr;
-  const auto first = [&](const IdleList& list) {
-    return config_.order == IdleOrder::lifo ? list.tail : list.head;
-  };
-  const IdleList& own = idle_list(shard);
-  if (Record* record = first(own); record != nullptr) return record;
   // Around the ring, so that everybody's second choice is another.
-  const std::size_t count = idle_lists_.size();
-  const auto from = static_cast<std::size_t>(&own - idle_lists_.data());
-  for (std::size_t i = 1; i < count; ++i) {
-    if (Record* record = first(idle_lists_[(from + i) % count]); record != nullptr) return record;
+  for (std::size_t i = 0; i <= idle_others_.size(); ++i) {
+    const IdleList& list = idle_list(static_cast<ShardIndex>(shard + i));
+    if (list.head != nullptr) return list.head;
   }
   return nullptr;
 }
@@ -133,7 +141,7 @@ void FunctionQueue::lease(Record& record, const RequestId& request, std::uint32_
   record.indexed = indexed;
   if (indexed) tables_->leases[request] = &record;
   switch (kind) {
-    case StartKind::warm: ++counters_.warm; break;
+    case StartKind::warm: ++warm_; break;
     case StartKind::cold: ++counters_.cold; break;
     case StartKind::stolen: ++counters_.stolen; break;
     case StartKind::queued: ++counters_.queued; break;
@@ -154,7 +162,7 @@ bool FunctionQueue::draining(HostId host) const {
 
 // What is announced before the function is defined is kept until define() says what it is worth.
 bool FunctionQueue::grantable(const Record& record) const {
-  return (record.sandbox.version == config_.version || !defined_) && !draining(record.sandbox.id.host);
+  return (record.sandbox.version == current_ || !defined_) && !(draining_any_ && draining(record.sandbox.id.host));
 }
 
 // Starts of older versions cover nobody: what they make will be retired.
@@ -182,7 +190,7 @@ void FunctionQueue::retire(Record& record, Effects& effects) {
 }
 
 void FunctionQueue::drop_line(Waiter& waiter) {
-  tables_->line.erase(&waiter);
+  waiting_ -= static_cast<std::uint32_t>(tables_->line.erase(&waiter));
   tables_->waiters.erase(waiter.request);
 }
 
@@ -282,6 +290,8 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
   }
   const bool redeploy = !defined_ || config.version > config_.version;
   config_ = config;
+  current_ = config.version;
+  fifo_ = config.order == IdleOrder::fifo;
   defined_ = true;
   if (redeploy) {
     consecutive_failures_ = 0;
@@ -311,7 +321,7 @@ FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std:
 
 FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std::uint32_t attempt, Ticket ticket,
                                                    ShardIndex shard) {
-  if (!tables_->line.empty()) return nullptr;
+  if (waiting_ > 0) return nullptr;
   Record* record = take_idle(shard);
   if (record == nullptr || !tables_->leases.try_emplace(request, record).second) return nullptr;
   record->cross_shard = record->sandbox.home_shard != shard;
@@ -378,6 +388,7 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
     last_ticket_ = std::max(last_ticket_, waiter.ticket);
   }
   tables_->line.insert(&waiter);
+  ++waiting_;
   tables_->waiters.emplace(waiter.request, &waiter);
   // A surplus start that is still in flight was, from now on, requested for this waiter.
   if (covering_starts() >= tables_->line.size()) waiter.start_requested = true;
@@ -497,7 +508,7 @@ bool FunctionQueue::settle(Record& record, Token token, const LeaseId& lease, Ou
 }
 
 bool FunctionQueue::release_idle(Record& record, Token token, const LeaseId& lease) {
-  if (!tables_->line.empty() || record.state != SandboxState::leased || record.token != token ||
+  if (waiting_ > 0 || record.state != SandboxState::leased || record.token != token ||
       record.lease != lease || !grantable(record)) {
     return false;
   }
@@ -658,6 +669,7 @@ void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
 
 void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
   if (!draining(host)) draining_.push_back(host);
+  draining_any_ = true;
   for (Record* record : tables_->pick(
            [&](const Record& r) { return r.sandbox.id.host == host && r.state == SandboxState::idle; })) {
     retire(*record, effects);
@@ -715,6 +727,7 @@ void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& repor
 
 QueueStats FunctionQueue::stats() const {
   QueueStats stats = counters_;
+  stats.warm = warm_;
   stats.waiters = tables_->line.size();
   stats.idle = idle_;
   stats.leased = leased_;
@@ -724,7 +737,7 @@ QueueStats FunctionQueue::stats() const {
   return stats;
 }
 
-std::size_t FunctionQueue::waiter_count() const { return tables_->line.size(); }
+std::size_t FunctionQueue::waiter_count() const { return waiting_; }
 
 const FunctionQueue::Record* FunctionQueue::find(const SandboxId& id) const {
   auto known = tables_->records.find(id);

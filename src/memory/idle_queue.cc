@@ -34,32 +34,20 @@ struct Waiter final : FunctionQueue::Waiter {
   TimePoint deadline;
 };
 
-// A granted lease. Blocks are reused within their function, so that the warm path allocates nothing.
-class MemoryLease final : public LeaseState {
- public:
-  explicit MemoryLease(Function& owner) : function(&owner) {}
-  void settle(Outcome outcome) noexcept override;
-  void settle_and_tell(Outcome outcome, asio::any_io_executor home, Handler<absl::Status> done) override;
-  asio::any_io_executor get_executor() const override;
-
-  Function* const function;
-  FunctionQueue::Record* record = nullptr;
-  MemoryLease* next_free = nullptr;
-};
-
 // One function: its mutex guards all of it. Lives until its queue is gone and its last lease is settled.
-struct Function {
+struct alignas(64) Function final : LeaseOwner {
   Function(Core& owner, std::string name, std::uint64_t nonce, std::uint32_t shards, asio::any_io_executor executor)
       : core(&owner), queue(std::move(name), nonce, shards), fallback(std::move(executor)) {}
-  ~Function() {
-    while (free_leases != nullptr) delete std::exchange(free_leases, free_leases->next_free);
-  }
+
+  void settle(const LeaseGrant& grant, Outcome outcome) noexcept override;
+  void settle_and_tell(const LeaseGrant& grant, Outcome outcome, asio::any_io_executor home,
+                       Handler<absl::Status> done) override;
+  asio::any_io_executor get_executor() const override { return fallback; }
 
   // What a warm call touches is together: a cache line missed costs as much as the lock.
   Mutex mutex;
   Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is gone
-  MemoryLease* free_leases FAASKIT_GUARDED_BY(mutex) = nullptr;
-  std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;
+  std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;  // leases not yet settled
   FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
   FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
   TimePoint event_armed FAASKIT_GUARDED_BY(mutex) = kNever;
@@ -67,22 +55,15 @@ struct Function {
 };
 
 Lease make_lease(Function& function, FunctionQueue::Record& record) FAASKIT_REQUIRES(function.mutex) {
-  MemoryLease* lease = function.free_leases;
-  if (lease != nullptr) {
-    function.free_leases = lease->next_free;
-  } else {
-    lease = new MemoryLease(function);
-  }
-  lease->record = &record;
-  lease->sandbox = record.sandbox;
-  lease->token = record.token;
-  lease->id = record.lease;
-  lease->start = record.start_kind;
-  lease->ticket = record.ticket;
-  lease->cross_shard = record.cross_shard;
   function.queue.pin(record);
   ++function.outstanding;
-  return Lease(lease);
+  return Lease(function, {.sandbox = record.sandbox,
+                          .token = record.token,
+                          .id = record.lease,
+                          .ticket = record.ticket,
+                          .start = record.start_kind,
+                          .cross_shard = record.cross_shard,
+                          .record = &record});
 }
 
 // What a step decided, taken out of the lock to be done.
@@ -632,39 +613,37 @@ class Core final : public std::enable_shared_from_this<Core> {
   std::array<Lane, kLanes> lanes_;
 };
 
-void MemoryLease::settle(Outcome outcome) noexcept {
-  Function& owner = *function;
-  Deferred deferred;
-  std::shared_ptr<Core> core;  // only if there is something to do outside of the lock
+void Function::settle(const LeaseGrant& grant, Outcome outcome) noexcept {
+  auto& record = *static_cast<FunctionQueue::Record*>(grant.record);
   bool last = false;
   {
-    MutexLock lock(owner.mutex);
+    MutexLock lock(mutex);
     // On the warm path nobody waits, and then nothing asks for the time or has effects.
-    const bool warm =
-        outcome == Outcome::reusable && owner.core != nullptr && owner.queue.release_idle(*record, token, id);
-    if (!warm && owner.core != nullptr) {
-      owner.queue.settle(*record, token, id, outcome, owner.core->now(), owner.effects);
-      if (!owner.effects.empty()) {
-        core = owner.core->shared_from_this();
-        core->collect(owner, deferred);
+    if (outcome != Outcome::reusable || core == nullptr || !queue.release_idle(record, grant.token, grant.id)) {
+      if (core != nullptr) {
+        queue.settle(record, grant.token, grant.id, outcome, core->now(), effects);
+        if (!effects.empty()) {
+          std::shared_ptr<Core> busy = core->shared_from_this();
+          Deferred deferred;
+          busy->collect(*this, deferred);
+          queue.unpin(record);
+          --outstanding;
+          lock.unlock();
+          return busy->perform(*this, std::move(deferred));
+        }
       }
     }
-    owner.queue.unpin(*record);
-    record = nullptr;
-    next_free = owner.free_leases;
-    owner.free_leases = this;
-    last = --owner.outstanding == 0 && owner.core == nullptr;
+    queue.unpin(record);
+    last = --outstanding == 0 && core == nullptr;
   }
-  if (core) core->perform(owner, std::move(deferred));
-  if (last) delete &owner;
+  if (last) delete this;
 }
 
-void MemoryLease::settle_and_tell(Outcome outcome, asio::any_io_executor home, Handler<absl::Status> done) {
-  settle(outcome);
+void Function::settle_and_tell(const LeaseGrant& grant, Outcome outcome, asio::any_io_executor home,
+                               Handler<absl::Status> done) {
+  settle(grant, outcome);
   complete(home, std::move(done), absl::OkStatus());
 }
-
-asio::any_io_executor MemoryLease::get_executor() const { return function->fallback; }
 
 template <class Item>
 class MemoryWatch final : public Watch {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mutex>
+#include <utility>
 
 #if defined(__clang__)
 #define FAASKIT_TSA(x) __attribute__((x))
@@ -27,13 +28,17 @@ class FAASKIT_TSA(capability("mutex")) Mutex {
 
 class FAASKIT_TSA(scoped_lockable) MutexLock {
  public:
-  explicit MutexLock(Mutex& mutex) FAASKIT_TSA(acquire_capability(mutex)) : mutex_(mutex) { mutex_.lock(); }
-  ~MutexLock() FAASKIT_TSA(release_capability()) { mutex_.unlock(); }
+  explicit MutexLock(Mutex& mutex) FAASKIT_TSA(acquire_capability(mutex)) : mutex_(&mutex) { mutex_->lock(); }
+  ~MutexLock() FAASKIT_TSA(release_capability()) {
+    if (mutex_ != nullptr) mutex_->unlock();
+  }
+  // Before the end of its scope; once.
+  void unlock() FAASKIT_TSA(release_capability()) { std::exchange(mutex_, nullptr)->unlock(); }
   MutexLock(const MutexLock&) = delete;
   MutexLock& operator=(const MutexLock&) = delete;
 
  private:
-  Mutex& mutex_;
+  Mutex* mutex_;
 };
 
 }  // namespace faaskit

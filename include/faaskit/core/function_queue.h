@@ -52,21 +52,20 @@ class FAASKIT_EXPORT FunctionQueue {
     bool start_requested = false;
   };
 
-  // The engine's record of a sandbox. Stays in place until it is gone and unpinned.
-  struct Record {
+  // The engine's record of a sandbox. Stays in place until it is gone and unpinned. Two cache lines.
+  struct alignas(64) Record {
     Sandbox sandbox;
-    SandboxState state = SandboxState::idle;
     Token token = 0;
-    LeaseId lease;  // meaningful while leased or disputed
+    std::uint32_t pins = 0;
+    SandboxState state = SandboxState::idle;
     StartKind start_kind = StartKind::warm;
+    bool indexed = false;  // its lease can be found by request id
+    bool suspect = false;  // its invoker was purged
+    bool cross_shard = false;
+    Record* next_idle = nullptr;
+    LeaseId lease;      // meaningful while leased or disputed
     Ticket ticket = 0;  // of the waiter it was granted to
     std::uint64_t generation = 0;
-    std::uint32_t pins = 0;
-    bool indexed = false;   // its lease can be found by request id
-    bool suspect = false;   // its invoker was purged
-    bool cross_shard = false;
-    Record* previous = nullptr;  // idle list of its shard
-    Record* next = nullptr;
   };
 
   struct Grant {
@@ -179,6 +178,7 @@ class FAASKIT_EXPORT FunctionQueue {
     Version version = 0;
     SandboxId claimed_by;  // host 0: not claimed
   };
+  // In the order in which they will be taken. Singly linked: the way of a call touches its ends only.
   struct IdleList {
     Record* head = nullptr;
     Record* tail = nullptr;
@@ -207,12 +207,19 @@ class FAASKIT_EXPORT FunctionQueue {
   std::uint64_t live() const { return idle_ + leased_ + disputed_ + retiring_; }
 
   // What a warm call touches comes first, so that it lies on few cache lines.
-  std::unique_ptr<Tables> tables_;
-  std::vector<IdleList> idle_lists_;  // per shard
-  std::uint64_t idle_ = 0;
-  std::uint64_t leased_ = 0;
-  std::vector<HostId> draining_;
+  IdleList idle_first_;  // of shard 0
+  Version current_ = 0;  // config_.version and order, for the warm path
+  std::uint32_t idle_ = 0;
+  std::uint32_t leased_ = 0;
+  std::uint32_t waiting_ = 0;
+  bool fifo_ = false;
   bool defined_ = false;
+  bool draining_any_ = false;
+  std::uint64_t warm_ = 0;
+
+  std::unique_ptr<Tables> tables_;
+  std::vector<IdleList> idle_others_;  // of shards 1 and up
+  std::vector<HostId> draining_;
   FunctionConfig config_;
   QueueStats counters_;
 

@@ -66,7 +66,7 @@ class FAASKIT_EXPORT SandboxHost {
   // Runs one invocation. Completion signature: void(HostReply). Always by the deadline.
   template <asio::completion_token_for<void(HostReply)> Token>
   auto async_call(HostCall call, Token&& token) {
-    return initiate<HostReply>(this, &SandboxHost::do_call, std::move(call), token);
+    return initiate<HostReply>(this, &SandboxHost::do_call, std::move(call), std::forward<Token>(token));
   }
 
  protected:
