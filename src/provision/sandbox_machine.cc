@@ -84,6 +84,8 @@ SandboxMachine::Admission SandboxMachine::admit(Token token, const LeaseId& leas
   admission.thaw = freeze_ != Freeze::no;
   admission.idle_for = now - idle_since_;
   freeze_ = Freeze::no;
+  // Taken back before the thaw is written: nothing that is marked frozen may run.
+  if (admission.thaw) publish(HostState::idle);
   return admission;
 }
 
