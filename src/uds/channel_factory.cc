@@ -48,10 +48,11 @@ absl::Status within(std::string_view name, std::size_t value, std::size_t least,
       absl::StrFormat("ChannelLimits::%s is %d; %d to %d is possible", name, value, least, most));
 }
 
-// The header counts in 32 bits, and workers read envelopes of up to 64 KiB.
+// The header counts in 32 bits, and workers read envelopes of up to 64 KiB. They may send a message and a
+// content type as long as the protocol has them, which must not cut their channel.
 absl::Status check(const ChannelLimits& limits) {
   constexpr std::size_t kGiB = 1 << 30;
-  if (auto s = within("max_envelope_bytes", limits.max_envelope_bytes, 256, 64 << 10); !s.ok()) return s;
+  if (auto s = within("max_envelope_bytes", limits.max_envelope_bytes, 16 << 10, 64 << 10); !s.ok()) return s;
   if (auto s = within("max_frame_payload_bytes", limits.max_frame_payload_bytes, 1, kGiB); !s.ok()) return s;
   if (auto s = within("max_payload_bytes", limits.max_payload_bytes, 0, kGiB); !s.ok()) return s;
   if (auto s = within("max_reply_bytes", limits.max_reply_bytes, 1, kGiB); !s.ok()) return s;

@@ -16,9 +16,8 @@
 namespace faaskit::uds {
 namespace {
 
-constexpr std::size_t kScratch = 64 << 10;
-// Reads in one turn of the loop: a sandbox that never stops writing must not keep its shard from the others.
-constexpr int kReadsPerTurn = 16;
+// Read in one turn of the loop: a sandbox that never stops writing must not keep its shard from the others.
+constexpr std::size_t kBytesPerTurn = 64 << 10;
 constexpr std::size_t kMaxPieces = 16;
 // Only credit is ever owed; a sandbox that earns so much of it without reading any is broken.
 constexpr std::size_t kMaxControl = 16 << 10;
@@ -61,24 +60,25 @@ void Connection::async_hello(Channel::HelloHandler done) {
 }
 
 std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) {
-  call_handler_ = std::move(done);
-  call_settled_ = false;
-  sent_of_call_ = 0;
+  // Nothing of a call in flight may be touched before this one is accepted.
   absl::Status status;
   if (!open_) {
     status = absl::UnavailableError(absl::StrCat("channel is closed: ", std::string(why_closed_.message())));
-  } else if (!protocol_.idle()) {
+  } else if (call_handler_ || !protocol_.idle()) {
     status = absl::FailedPreconditionError("a call before the sandbox's hello, or while another one runs");
   } else {
     status = protocol_.begin_call(call);
   }
   if (!status.ok()) {
-    complete_call(
-        {.status = std::move(status), .reply = {}, .never_began = true, .payload = std::move(call.payload)});
+    refuse_call(std::move(status), std::move(call.payload), std::move(done));
     return 0;
   }
+  call_handler_ = std::move(done);
+  call_settled_ = false;
+  sent_of_call_ = 0;
   writer_.start(protocol_.head(), protocol_.call_id(), std::move(call.payload),
                 limits_.max_frame_payload_bytes);
+  protocol_.set_sending(true);
   const std::size_t sent = send_once();
   if (open_ && unsent()) arm_write();
   return sent;
@@ -119,6 +119,7 @@ std::size_t Connection::send_once() {
   }
   const std::size_t of_call = static_cast<std::size_t>(sent) - of_control;
   writer_.advance(of_call);
+  protocol_.set_sending(!writer_.done());
   sent_of_call_ += of_call;
   return of_call;
 }
@@ -151,20 +152,17 @@ void Connection::on_read(const boost::system::error_code& ec, std::size_t size) 
 }
 
 bool Connection::read_on() {
-  std::array<std::byte, kScratch> scratch;
-  for (int i = 0; i < kReadsPerTurn; ++i) {
-    const ssize_t size = ::recv(socket_.native_handle(), scratch.data(), scratch.size(), MSG_DONTWAIT);
-    // The end, of whatever kind, is found again by the read that is armed next. Except an error: it is
-    // told once.
-    if (size == 0) return true;
-    if (size < 0) {
-      if (errno == EAGAIN || errno == EINTR) return true;
-      on_end(errno);
-      return false;
-    }
-    if (!consume(std::span(scratch).first(static_cast<std::size_t>(size)))) return false;
+  std::array<std::byte, kBytesPerTurn - sizeof small_> scratch;
+  const ssize_t size = ::recv(socket_.native_handle(), scratch.data(), scratch.size(), MSG_DONTWAIT);
+  // The end, of whatever kind, is found again by the read that is armed next. Except an error: it is told
+  // once. So is what did not fit; that read waits its turn behind the other sandboxes of the shard.
+  if (size == 0) return true;
+  if (size < 0) {
+    if (errno == EAGAIN || errno == EINTR) return true;
+    on_end(errno);
+    return false;
   }
-  return true;
+  return consume(std::span(scratch).first(static_cast<std::size_t>(size)));
 }
 
 bool Connection::consume(std::span<const std::byte> input) {
@@ -189,10 +187,6 @@ bool Connection::consume(std::span<const std::byte> input) {
         complete_hello(protocol_.hello());
         break;
       case wire::HostProtocol::Event::reply:
-        if (!writer_.done()) {
-          fail(absl::InternalError("sandbox broke the protocol: an answer before the whole call was sent"));
-          return false;
-        }
         writer_.reset();
         complete_call({.status = absl::OkStatus(),
                        .reply = protocol_.take_reply(),
@@ -274,6 +268,15 @@ void Connection::complete_call(CallResult result) {
     CallResult settled = std::move(self->result_);
     done(std::move(settled));
   });
+}
+
+void Connection::refuse_call(absl::Status why, Bytes payload, Channel::CallHandler done) {
+  CallResult refused{
+      .status = std::move(why), .reply = {}, .never_began = true, .payload = std::move(payload)};
+  asio::post(socket_.get_executor(),
+             [self = shared_from_this(), done = std::move(done), refused = std::move(refused)]() mutable {
+               if (!self->abandoned_) done(std::move(refused));
+             });
 }
 
 void Connection::complete_hello(absl::StatusOr<Hello> result) {

@@ -35,7 +35,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   void arm_read();
   void on_read(const boost::system::error_code& ec, std::size_t size);
-  // What did not fit the small buffer. False: the channel failed.
+  // What did not fit the small buffer, up to a turn's share. False: the channel failed.
   bool read_on();
   bool consume(std::span<const std::byte> input);
   void on_end(int error);
@@ -48,6 +48,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void shut();
   void fail(absl::Status why, bool reset = false);
   void complete_call(CallResult result);
+  void refuse_call(absl::Status why, Bytes payload, Channel::CallHandler done);
   void complete_hello(absl::StatusOr<Hello> result);
 
   const ChannelLimits limits_;

@@ -46,6 +46,10 @@ inline constexpr std::uint32_t kDefaultFrameBytes = 1 << 20;
 inline constexpr std::uint32_t kDefaultWindowBytes = 1 << 20;
 inline constexpr std::uint32_t kDefaultReplyBytes = 6 << 20;
 
+// Of the texts in a reply's envelopes. Runtimes keep to them, and the host insists.
+inline constexpr std::size_t kMaxMessageBytes = 8 << 10;
+inline constexpr std::size_t kMaxContentTypeBytes = 1 << 10;
+
 struct FrameHeader {
   std::uint8_t version = kProtocolVersion;
   FrameType type{};

@@ -11,8 +11,13 @@
 namespace faaskit::wire {
 namespace {
 
-// A sandbox's log belongs on its stdout; frames are for the odd line of a runtime.
-constexpr std::uint64_t kMaxLogBytesPerCall = 256 << 10;
+// A sandbox's log belongs on its stdout; frames are for the odd line of a runtime. Bytes count headers
+// and envelopes, too: a frame without payload is work all the same.
+constexpr std::uint64_t kMaxAsideFrames = 1024;
+constexpr std::uint64_t kMaxAsideBytes = 256 << 10;
+// What BODY frames must carry on average (or the frame limit, if that is less), but for some to spare.
+constexpr std::uint64_t kLeastMeanBody = 512;
+constexpr std::uint64_t kSpareBodyFrames = 64;
 constexpr std::size_t kMaxRuntimeName = 128;
 
 std::uint64_t microseconds(std::chrono::microseconds value) {
@@ -110,12 +115,14 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
   state_ = State::in_call;
   heard_of_call_ = false;
   sent_after_call_ = false;
+  sending_ = false;
   reply_ = {};
   reply_state_ = Reply::none;
   announced_ = 0;
   body_bytes_ = 0;
   granted_ = kDefaultWindowBytes;
-  log_bytes_ = 0;
+  body_frames_ = 0;
+  renew_budget();
   return absl::OkStatus();
 }
 
@@ -142,7 +149,7 @@ bool HostProtocol::begin_frame() {
   const FrameHeader& header = decoder_.header();
   skipping_ = !is_known(header.type);
   if (skipping_) {
-    if ((header.flags & kSkipIfUnknown) != 0) return true;
+    if ((header.flags & kSkipIfUnknown) != 0) return on_aside();
     return fail(absl::StrFormat("frame of unknown type %d", static_cast<int>(header.type)));
   }
   if (state_ == State::expect_hello) {
@@ -165,11 +172,15 @@ bool HostProtocol::begin_frame() {
                                 call_id_));
   }
   heard_of_call_ = true;
+  if (header.type == FrameType::log) return on_aside();
+  if (sending_) {
+    return fail(absl::StrFormat("%s of call %d before the whole call was sent", to_string(header.type),
+                                header.call_id));
+  }
   switch (header.type) {
     case FrameType::reply_head: return on_head();
     case FrameType::body: return on_body();
-    case FrameType::end: return on_end();
-    default: return on_log();
+    default: return on_end();
   }
 }
 
@@ -200,7 +211,7 @@ bool HostProtocol::on_head() {
     return fail(
         absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, limits_.max_reply_bytes));
   }
-  reply_.content_type = std::string(message.content_type());
+  if (!take_content_type(std::string(message.content_type()))) return false;
   reply_state_ = Reply::head;
   return true;
 }
@@ -208,12 +219,20 @@ bool HostProtocol::on_head() {
 bool HostProtocol::on_body() {
   if (reply_state_ != Reply::head) return fail("BODY without a REPLY_HEAD");
   if (!decoder_.envelope().empty()) return fail("BODY with an envelope");
+  if (decoder_.header().payload_bytes == 0) return fail("BODY without a payload");
   body_bytes_ += decoder_.header().payload_bytes;
   if (body_bytes_ > announced_) {
     return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_, announced_));
   }
   if (body_bytes_ > granted_) {
     return fail(absl::StrFormat("%d bytes of body, the credit given was %d", body_bytes_, granted_));
+  }
+  const std::uint64_t most =
+      kSpareBodyFrames +
+      announced_ / std::min<std::uint64_t>(kLeastMeanBody, limits_.max_frame_payload_bytes);
+  if (++body_frames_ > most) {
+    return fail(absl::StrFormat("%d BODY frames for a reply of %d bytes, the limit is %d", body_frames_,
+                                announced_, most));
   }
   // Reserved when the bytes are on their way, and not on a mere announcement.
   if (reply_.payload.capacity() == 0) reply_.payload.reserve(announced_);
@@ -228,10 +247,14 @@ bool HostProtocol::on_end() {
     if (last > limits_.max_reply_bytes) {
       return fail(absl::StrFormat("reply of %d bytes, the limit is %d", last, limits_.max_reply_bytes));
     }
-    reply_.content_type = std::string(message.content_type());
+    if (!take_content_type(std::string(message.content_type()))) return false;
     reply_.payload.reserve(last);
   } else if (body_bytes_ + last != announced_) {
     return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_ + last, announced_));
+  }
+  if (message.message().size() > kMaxMessageBytes) {
+    return fail(absl::StrFormat("END message of %d bytes, the limit is %d", message.message().size(),
+                                kMaxMessageBytes));
   }
   // Whatever code the sandbox names, it is the function that failed: its word must not pass for one of
   // ours, on which callers decide whether to try again.
@@ -242,11 +265,26 @@ bool HostProtocol::on_end() {
   return true;
 }
 
-bool HostProtocol::on_log() {
-  log_bytes_ += decoder_.header().payload_bytes;
-  if (log_bytes_ > kMaxLogBytesPerCall) {
-    return fail(
-        absl::StrFormat("%d bytes of LOG in one call, the limit is %d", log_bytes_, kMaxLogBytesPerCall));
+bool HostProtocol::take_content_type(std::string type) {
+  if (type.size() > kMaxContentTypeBytes) {
+    return fail(absl::StrFormat("reply's content type of %d bytes, the limit is %d", type.size(),
+                                kMaxContentTypeBytes));
+  }
+  reply_.content_type = std::move(type);
+  return true;
+}
+
+bool HostProtocol::on_aside() {
+  const FrameHeader& header = decoder_.header();
+  const char* when = state_ == State::in_call ? "in one call" : "in one idle spell";
+  if (++aside_frames_ > kMaxAsideFrames) {
+    return fail(absl::StrFormat("%d frames of LOG or to skip %s, the limit is %d", aside_frames_, when,
+                                kMaxAsideFrames));
+  }
+  aside_bytes_ += kHeaderBytes + header.envelope_bytes + std::uint64_t{header.payload_bytes};
+  if (aside_bytes_ > kMaxAsideBytes) {
+    return fail(absl::StrFormat("%d bytes of LOG or to skip %s, the limit is %d", aside_bytes_, when,
+                                kMaxAsideBytes));
   }
   return true;
 }
@@ -267,6 +305,7 @@ bool HostProtocol::end_frame(Event& event) {
     case FrameType::body: grant_credit(); break;
     case FrameType::end:
       state_ = State::idle;
+      renew_budget();
       event = Event::reply;
       break;
     default: break;

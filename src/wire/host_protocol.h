@@ -7,6 +7,9 @@
 //                     with exactly the bytes the head announced, BODY only within the credit given
 //   idle              nothing: a late or second answer is a broken sandbox
 // Frames of unknown type are skipped if they say so, and break the protocol otherwise.
+// Work: what is no part of an answer (LOG, skipped frames) has a budget of frames and bytes for each call
+// and each idle spell, and BODY frames carry a least mean of bytes; beyond it the protocol is broken. One
+// sandbox must not buy its shard's time with frames that cost it next to nothing.
 // Memory: one reply (max_reply_bytes) and one envelope.
 #pragma once
 
@@ -15,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <absl/status/status.h>
@@ -49,6 +53,9 @@ class HostProtocol {
   absl::Status begin_call(const ChannelCall& call);
   std::span<const std::byte> head() const { return head_; }
   std::uint64_t call_id() const { return call_id_; }
+  // While part of the call is still to be sent, any part of an answer breaks the protocol: whoever writes
+  // the frames says so. After begin_call() the call counts as sent.
+  void set_sending(bool sending) { sending_ = sending; }
 
   bool idle() const { return state_ == State::idle; }
   bool in_call() const { return state_ == State::in_call; }
@@ -61,7 +68,8 @@ class HostProtocol {
   // The peer's end was reported by ECONNRESET: it died with unread bytes in its socket. True if those
   // prove that the call in flight did not begin. Workers dispatch whole calls only, and read in order: so
   // unless something was sent *after* the call, the unread bytes include the call's last one. Having
-  // heard anything of the call refutes it.
+  // heard anything of the call refutes it. A runtime that acts on what it merely peeked at (MSG_PEEK)
+  // breaks the rule this rests on, see docs/protocol.md.
   bool reset_proves_never_began() const { return in_call() && !heard_of_call_ && !sent_after_call_; }
 
   // What the stream was in the middle of, for the message when it ends: "in a frame", "in a reply".
@@ -80,7 +88,11 @@ class HostProtocol {
   bool on_head();
   bool on_body();
   bool on_end();
-  bool on_log();
+  bool take_content_type(std::string type);
+  // A frame beside the answer: LOG, or one to be skipped.
+  bool on_aside();
+  // The budget of the call, or of the idle spell, begins afresh.
+  void renew_budget() { aside_frames_ = aside_bytes_ = 0; }
   bool fail(const std::string& what);
   bool unparsable();
   void grant_credit();
@@ -99,13 +111,16 @@ class HostProtocol {
   std::vector<std::byte> control_;
   bool heard_of_call_ = false;
   bool sent_after_call_ = false;
+  bool sending_ = false;
 
   ChannelReply reply_;
   Reply reply_state_ = Reply::none;
   std::uint64_t announced_ = 0;  // by the reply's head
   std::uint64_t body_bytes_ = 0;
   std::uint64_t granted_ = 0;  // body bytes allowed so far
-  std::uint64_t log_bytes_ = 0;
+  std::uint64_t body_frames_ = 0;
+  std::uint64_t aside_frames_ = 0;
+  std::uint64_t aside_bytes_ = 0;
 };
 
 }  // namespace faaskit::wire

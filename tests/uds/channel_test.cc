@@ -1,5 +1,7 @@
 // If these failed, a broken or hostile sandbox could hang a caller, pass off a wrong answer, or make a call
 // run twice. The peer is a raw socket here, and writes what it likes.
+#include <sys/ioctl.h>
+
 #include <algorithm>
 #include <random>
 
@@ -190,7 +192,10 @@ TEST_CASE("a peer that does not read delays nobody", "[uds]") {
     CHECK(t.host.finish().status.ok());
   }
   SECTION("an answer before it read all is none") {
-    write_all(t.peer, end_frame(1, "early"));
+    // Noticed at the first frame of it, and not with the last.
+    pb::ReplyHead head;
+    head.set_payload_bytes(5);
+    write_all(t.peer, GENERATE_REF(end_frame(1, "early"), frame_of(FrameType::reply_head, 1, head)));
     CHECK(absl::IsInternal(t.host.finish().status));
     CHECK_THAT(std::string(t.host.result->status.message()),
                ContainsSubstring("before the whole call was sent"));
@@ -201,6 +206,96 @@ TEST_CASE("a peer that does not read delays nobody", "[uds]") {
     CHECK(t.host.result->never_began);
     CHECK((to_text(t.host.result->payload) == payload));  // for the next sandbox
   }
+}
+
+TEST_CASE("a second call is refused, and the one in flight goes on undisturbed", "[uds]") {
+  Pair t;
+  t.host.begin(call_of("first"));
+  std::optional<CallResult> second;
+  const auto begin_second = [&] {
+    second.reset();
+    CHECK(t.host.channel->begin_call(call_of("second"),
+                                     [&second](CallResult result) { second = std::move(result); }) == 0);
+    CHECK_FALSE(second.has_value());
+  };
+  SECTION("while it runs") {
+    begin_second();
+    REQUIRE(t.host.loop.until([&] { return second.has_value(); }));
+    CHECK_FALSE(t.host.result.has_value());
+    write_all(t.peer, end_frame(1, "answer"));
+  }
+  SECTION("while its answer is on the way to its handler") {
+    write_all(t.peer, end_frame(1, "answer"));
+    REQUIRE(t.host.loop.step());  // reads it, and posts
+    REQUIRE_FALSE(t.host.result.has_value());
+    begin_second();
+  }
+  REQUIRE(t.host.finish().status.ok());
+  CHECK(to_text(t.host.result->reply.payload) == "answer");
+  REQUIRE(t.host.loop.until([&] { return second.has_value(); }));
+  CHECK(absl::IsFailedPrecondition(second->status));
+  CHECK(second->never_began);
+  CHECK(to_text(second->payload) == "second");
+
+  // It died having read its call: nothing about a refused one may pass for a proof.
+  ByteVector received;
+  read_some(t.peer, received);
+  t.host.begin(call_of("third"));
+  read_some(t.peer, received);
+  begin_second();
+  t.peer.reset();
+  CHECK(absl::IsUnavailable(t.host.finish().status));
+  CHECK_FALSE(t.host.result->never_began);
+}
+
+TEST_CASE("a sandbox that floods its channel with empty frames is cut off", "[uds]") {
+  Pair t;
+  ByteVector flood;
+  const auto many = [&flood](const ByteVector& one) {
+    for (int i = 0; i < 2000; ++i) flood.insert(flood.end(), one.begin(), one.end());
+  };
+  SECTION("while idle") {
+    many(frame({.type = static_cast<FrameType>(99), .flags = wire::kSkipIfUnknown}));
+    write_all(t.peer, flood);
+    REQUIRE(t.host.loop.until([&] { return t.host.closed.has_value(); }));
+    CHECK(absl::IsInternal(*t.host.closed));
+    CHECK_THAT(std::string(t.host.closed->message()), ContainsSubstring("the limit is 1024"));
+  }
+  SECTION("in a call") {
+    t.host.begin(call_of("x"));
+    many(frame({.type = FrameType::log, .call_id = 1}));
+    write_all(t.peer, flood);
+    CHECK(absl::IsInternal(t.host.finish().status));
+    CHECK_THAT(std::string(t.host.result->status.message()), ContainsSubstring("the limit is 1024"));
+  }
+  CHECK_FALSE(t.host.channel->is_open());
+}
+
+TEST_CASE("a channel takes no more than 64 KiB before the others of its shard have their turn", "[uds]") {
+  Ends ends = make_ends();
+  const int host_fd = ends.host.get();  // only looked at
+  Pair t({}, std::move(ends));
+  const auto unread = [host_fd] {
+    int bytes = 0;
+    REQUIRE(::ioctl(host_fd, FIONREAD, &bytes) == 0);
+    return bytes;
+  };
+  t.host.begin(call_of("x"));
+  const std::string part(50000, 'b');
+  pb::ReplyHead head;
+  head.set_payload_bytes(part.size() * 3);
+  const ByteVector body = frame({.type = FrameType::body, .call_id = 1}, "", part);
+  write_all(t.peer, frame_of(FrameType::reply_head, 1, head) + body + body + body + end_frame(1));
+  int left = unread();
+  REQUIRE(left > 150000);
+  while (!t.host.result.has_value()) {
+    REQUIRE(t.host.loop.step());
+    const int now = unread();
+    CHECK(left - now <= (64 << 10) + 4096);  // asio reads ahead into the small buffer
+    left = now;
+  }
+  CHECK(t.host.result->status.ok());
+  CHECK(t.host.result->reply.payload.size() == part.size() * 3);
 }
 
 TEST_CASE("never_began is claimed with proof only", "[uds]") {

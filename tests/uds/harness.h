@@ -35,6 +35,11 @@ class Loop {
     }
     return true;
   }
+  // Runs one handler, if one is ready within ten seconds.
+  bool step() {
+    io_.restart();
+    return io_.run_one_for(std::chrono::seconds(10)) == 1;
+  }
   // Runs what is ready now.
   void drain() {
     io_.restart();

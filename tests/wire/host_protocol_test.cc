@@ -233,7 +233,34 @@ TEST_CASE("what breaks the protocol is named", "[wire]") {
     InCall t;
     const ByteVector log = frame({.type = FrameType::log, .call_id = 1}, "", std::string(200 << 10, 'l'));
     REQUIRE(feed(t.protocol, log) == Event::need_input);
-    CHECK_THAT(t.broken_by(log), ContainsSubstring("of LOG in one call"));
+    CHECK_THAT(t.broken_by(log), ContainsSubstring("of LOG or to skip in one call, the limit is 262144"));
+  }
+  SECTION("body without a payload") {
+    CHECK_THAT(InCall().broken_by(reply_head(1, 3) + body(1, "")),
+               ContainsSubstring("BODY without a payload"));
+  }
+  SECTION("any part of an answer before the whole call was sent") {
+    pb::ReplyHead head;
+    const ByteVector early = GENERATE_COPY(frame_of(FrameType::reply_head, 1, head), body(1, "x"), end(1));
+    InCall t;
+    t.protocol.set_sending(true);
+    CHECK_THAT(t.broken_by(early), ContainsSubstring("of call 1 before the whole call was sent"));
+  }
+  SECTION("a message beyond the limit") {
+    InCall within;
+    CHECK(feed(within.protocol, end(1, "", 2, std::string(8192, 'm'))) == Event::reply);
+    CHECK_THAT(InCall().broken_by(end(1, "", 2, std::string(8193, 'm'))),
+               ContainsSubstring("END message of 8193 bytes, the limit is 8192"));
+  }
+  SECTION("a content type beyond the limit") {
+    InCall within;
+    CHECK(feed(within.protocol, end(1, "", 0, "", std::string(1024, 'c'))) == Event::reply);
+    CHECK_THAT(InCall().broken_by(end(1, "", 0, "", std::string(1025, 'c'))),
+               ContainsSubstring("content type of 1025 bytes, the limit is 1024"));
+    pb::ReplyHead head;
+    head.set_content_type(std::string(1025, 'c'));
+    CHECK_THAT(InCall().broken_by(frame_of(FrameType::reply_head, 1, head)),
+               ContainsSubstring("content type of 1025 bytes"));
   }
   SECTION("an answer before hello") {
     HostProtocol protocol({});
@@ -258,6 +285,71 @@ TEST_CASE("an unknown type that may be skipped is skipped, wherever it comes", "
   REQUIRE(feed(protocol, unknown + end(1, "x")) == Event::reply);
   CHECK(as_text(protocol.take_reply().payload) == "x");
   CHECK(feed(protocol, unknown) == Event::need_input);
+}
+
+// Frames that cost a sandbox next to nothing, and the host its shard's time.
+TEST_CASE("what is no part of an answer has a budget of frames and bytes", "[wire]") {
+  constexpr int kFrames = 1024;
+  const auto skipped = [](std::size_t payload = 0) {
+    return frame({.type = static_cast<FrameType>(99), .flags = kSkipIfUnknown}, "",
+                 std::string(payload, 's'));
+  };
+  const ByteVector log = frame({.type = FrameType::log, .call_id = 1});
+  SECTION("in a call, LOG and frames to skip together") {
+    InCall t;
+    for (int i = 0; i < kFrames; ++i)
+      REQUIRE(feed(t.protocol, i % 2 == 0 ? log : skipped()) == Event::need_input);
+    CHECK_THAT(t.broken_by(log),
+               ContainsSubstring("1025 frames of LOG or to skip in one call, the limit is 1024"));
+  }
+  SECTION("while idle") {
+    InCall t;
+    REQUIRE(feed(t.protocol, end(1)) == Event::reply);
+    for (int i = 0; i < kFrames; ++i) REQUIRE(feed(t.protocol, skipped()) == Event::need_input);
+    CHECK_THAT(t.broken_by(skipped()), ContainsSubstring("1025 frames of LOG or to skip in one idle spell"));
+  }
+  SECTION("before hello") {
+    HostProtocol protocol({});
+    for (int i = 0; i < kFrames; ++i) REQUIRE(feed(protocol, skipped()) == Event::need_input);
+    CHECK(feed(protocol, skipped()) == Event::failed);
+  }
+  SECTION("envelopes and skipped payloads are bytes, too") {
+    InCall t;
+    const std::string envelope(60 << 10, 'e');
+    for (int i = 0; i < 4; ++i) {
+      REQUIRE(feed(t.protocol, frame({.type = FrameType::log, .call_id = 1}, envelope)) == Event::need_input);
+    }
+    CHECK_THAT(t.broken_by(skipped(20 << 10)), ContainsSubstring("bytes of LOG or to skip in one call"));
+  }
+  SECTION("each call and each idle spell has its own") {
+    InCall t;
+    for (std::uint64_t id = 1; id <= 4; ++id) {
+      const ByteVector of_call = frame({.type = FrameType::log, .call_id = id});
+      for (int i = 0; i < kFrames; ++i) REQUIRE(feed(t.protocol, of_call) == Event::need_input);
+      REQUIRE(feed(t.protocol, end(id)) == Event::reply);
+      for (int i = 0; i < kFrames; ++i) REQUIRE(feed(t.protocol, skipped()) == Event::need_input);
+      REQUIRE(t.protocol.begin_call(call_of()).ok());
+    }
+  }
+}
+
+TEST_CASE("a reply in crumbs breaks the protocol", "[wire]") {
+  InCall t;
+  const std::uint64_t total = 100 << 10;
+  REQUIRE(feed(t.protocol, reply_head(1, total)) == Event::need_input);
+  const std::uint64_t most = 64 + total / 512;
+  for (std::uint64_t i = 0; i < most; ++i) REQUIRE(feed(t.protocol, body(1, "x")) == Event::need_input);
+  CHECK_THAT(t.broken_by(body(1, "x")),
+             ContainsSubstring("265 BODY frames for a reply of 102400 bytes, the limit is 264"));
+}
+
+TEST_CASE("a frame limit of single bytes is served as it asks", "[wire]") {
+  ChannelLimits limits;
+  limits.max_frame_payload_bytes = 1;
+  InCall t(limits);
+  REQUIRE(feed(t.protocol, reply_head(1, 3000)) == Event::need_input);
+  for (int i = 0; i < 3000; ++i) REQUIRE(feed(t.protocol, body(1, "x")) == Event::need_input);
+  CHECK(feed(t.protocol, end(1)) == Event::reply);
 }
 
 TEST_CASE("an ended connection proves that a call never began only while nothing refutes it", "[wire]") {
