@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -189,6 +190,8 @@ class ProcessFactory final : public SandboxFactory {
       return absl::OkStatus();
     }
     missing_ = namespaces_.missing;
+    // Without it the sandbox's tree would be built over the host's.
+    if ((namespaces_.at_birth & CLONE_NEWNS) == 0) return absl::OkStatus();
     isolation_ = missing_.empty() ? Isolation::process : Isolation::partial;
     absl::StatusOr<UniqueFd> image = spawner::make_image();
     if (!image.ok()) return image.status();

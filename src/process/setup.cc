@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 #include <absl/strings/str_cat.h>
@@ -136,7 +137,7 @@ std::vector<HostPath> survey(const std::vector<std::string>& paths) {
   return found;
 }
 
-Namespaces available_namespaces() {
+Namespaces available_namespaces(const std::string& known_in, const std::string& limits) {
   Namespaces result;
   const struct {
     const char* name;
@@ -146,7 +147,10 @@ Namespaces available_namespaces() {
                {"uts", "uts", CLONE_NEWUTS},  {"net", "net", CLONE_NEWNET}, {"user", "user", 0},
                {"cgroup", "cgroup", 0}};
   for (const auto& one : known) {
-    if (::access(absl::StrCat("/proc/self/ns/", one.name).c_str(), F_OK) == 0) {
+    // No such file: no limit.
+    std::uint64_t allowed = 1;
+    std::ifstream(absl::StrCat(limits, "/max_", one.name, "_namespaces")) >> allowed;
+    if (allowed > 0 && ::access(absl::StrCat(known_in, "/", one.name).c_str(), F_OK) == 0) {
       result.at_birth |= one.flag;
       if (std::string_view(one.name) == "user") result.user = true;
       if (std::string_view(one.name) == "cgroup") result.cgroup = true;

@@ -32,7 +32,8 @@ struct Namespaces {
   bool cgroup = false;
   std::string missing;  // names, for people
 };
-Namespaces available_namespaces();
+// What the kernel knows and its limits allow. `limits`: see namespaces(7), /proc/sys/user.
+Namespaces available_namespaces(const std::string& known = "/proc/self/ns", const std::string& limits = "/proc/sys/user");
 
 struct ParkPlan {
   const std::vector<HostPath>* tree = nullptr;
