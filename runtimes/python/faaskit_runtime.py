@@ -25,6 +25,7 @@ FIXED64 = Struct("<Q")
 
 HELLO, CALL, REPLY_HEAD, BODY, END, CREDIT, CANCEL, LOG, DRAIN, PING, RESUMED, SPECIALISE = range(1, 13)
 SKIP_IF_UNKNOWN, PONG = 1, 2
+KNOWN_FLAGS = SKIP_IF_UNKNOWN | PONG
 
 # What a CALL means by leaving a field out.
 DEFAULT_FRAME = 1 << 20
@@ -32,7 +33,9 @@ DEFAULT_WINDOW = 1 << 20
 DEFAULT_REPLY = 6 << 20
 
 OK, UNKNOWN = 0, 2  # canonical status codes
+MAX_ENVELOPE = 64 << 10
 MAX_MESSAGE = 8 << 10
+MAX_CONTENT_TYPE = 1 << 10
 
 
 class ProtocolError(Exception):
@@ -129,6 +132,8 @@ class Channel:
         magic, version, kind, flags, call, envelope, payload = HEADER.unpack_from(self.buffer, self.position)
         if magic != MAGIC or version != PROTOCOL:
             raise ProtocolError("frame starts with %r, version %d" % (magic, version))
+        if flags & ~KNOWN_FLAGS or envelope > MAX_ENVELOPE:
+            raise ProtocolError("frame has flags %04x, an envelope of %d bytes" % (flags, envelope))
         self.position += 24
         return kind, flags, call, envelope, payload
 
@@ -187,6 +192,13 @@ class Worker:
         self.hooks = hooks
         self.cold = True
         self.draining = False
+        # Of one frame's payload: what the call at hand, or the last one, said.
+        self.frame_limit = DEFAULT_FRAME
+
+    def check_payload(self, size, most):
+        if size > most or size > self.frame_limit:
+            raise ProtocolError("frame payload of %d bytes; %d are left, the limit of a frame is %d"
+                                % (size, most, self.frame_limit))
 
     def run(self):
         version = sys.version_info
@@ -202,6 +214,7 @@ class Worker:
 
     def other(self, kind, flags, call, envelope_size, payload_size):
         """A frame that does not start a call. Returns the bytes of a CREDIT, else 0."""
+        self.check_payload(payload_size, self.frame_limit)
         envelope = self.channel.take(envelope_size)
         payload = self.channel.take(payload_size)
         if kind == CREDIT:
@@ -220,8 +233,10 @@ class Worker:
     def serve(self, call, envelope, payload_size):
         # The function starts only when the whole call is here: the host relies on it to tell whether a
         # call whose sandbox died can safely run elsewhere.
-        payload = self.channel.take(payload_size)
         total = envelope.get(9, 0)
+        self.frame_limit = envelope.get(10, DEFAULT_FRAME)
+        self.check_payload(payload_size, total)
+        payload = self.channel.take(payload_size)
         if total != payload_size:
             payload = self.rest_of_payload(call, payload, total)
 
@@ -246,13 +261,16 @@ class Worker:
             reply, content_type = to_bytes(self.handler(payload, context), context)
             if len(reply) > limit:
                 raise ValueError("reply has %d bytes, the limit is %d" % (len(reply), limit))
+            if len(content_type) > MAX_CONTENT_TYPE:
+                raise ValueError("reply's content type has %d bytes, the limit is %d"
+                                 % (len(content_type), MAX_CONTENT_TYPE))
         except BaseException as error:
             status, message = UNKNOWN, describe(error)
             reply = content_type = b""
         run_time = (perf_counter_ns() - started) // 1000
         flush()
 
-        frame = envelope.get(10, DEFAULT_FRAME)
+        frame = self.frame_limit
         end = uint_field(1, status) + bytes_field(2, message)
         timing = uint_field(4, run_time)
         if len(reply) <= frame:
@@ -273,8 +291,9 @@ class Worker:
             if kind != BODY:
                 self.other(kind, flags, of_call, envelope_size, size)
                 continue
-            if of_call != call or envelope_size or size > total - at:
-                raise ProtocolError("body of %d bytes for call %d does not fit" % (size, of_call))
+            if of_call != call or envelope_size:
+                raise ProtocolError("body for call %d, envelope of %d bytes" % (of_call, envelope_size))
+            self.check_payload(size, total - at)
             self.channel.fill(view[at : at + size])
             at += size
         return bytes(payload)

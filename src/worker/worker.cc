@@ -26,7 +26,6 @@ using wire::kHeaderBytes;
 
 constexpr std::size_t kMaxEnvelope = 64 << 10;
 constexpr std::size_t kReadAhead = 64 << 10;
-constexpr std::size_t kMaxMessage = 8 << 10;
 constexpr std::uint32_t kRaised = 2;  // UNKNOWN
 
 // The two ways in which serving ends. Private to this file: nothing leaves run() but its result.
@@ -45,7 +44,8 @@ class Line {
   FrameHeader header() {
     FrameHeader header;
     const bool magic = wire::decode_header(take(kHeaderBytes).data(), header);
-    if (!magic || header.version != wire::kProtocolVersion || header.envelope_bytes > kMaxEnvelope) {
+    if (!magic || header.version != wire::kProtocolVersion || (header.flags & ~wire::kKnownFlags) != 0 ||
+        header.envelope_bytes > kMaxEnvelope) {
       throw HostBrokeProtocol();
     }
     return header;
@@ -149,6 +149,7 @@ class Worker {
  private:
   // A frame that does not begin a call. Returns the bytes of a credit, else 0.
   std::uint64_t other(const FrameHeader& header) {
+    if (header.payload_bytes > frame_limit_) throw HostBrokeProtocol();
     const std::span<const std::byte> envelope = line_.take(header.envelope_bytes);
     std::uint64_t credit = 0;
     switch (header.type) {
@@ -177,7 +178,9 @@ class Worker {
     CallEnvelope envelope;
     // Kept aside: reading a long payload reuses the buffer that the envelope came in.
     call_envelope_.assign(as_text(line_.take(header.envelope_bytes)));
-    if (!decode_call(call_envelope_, envelope) || header.payload_bytes > envelope.payload_bytes) {
+    if (!decode_call(call_envelope_, envelope)) throw HostBrokeProtocol();
+    frame_limit_ = envelope.max_frame_bytes != 0 ? envelope.max_frame_bytes : wire::kDefaultFrameBytes;
+    if (header.payload_bytes > std::min<std::uint64_t>(envelope.payload_bytes, frame_limit_)) {
       throw HostBrokeProtocol();
     }
 
@@ -202,6 +205,10 @@ class Worker {
       response.error = "reply has " + std::to_string(response.payload.size()) + " bytes, the limit is " +
                        std::to_string(limit);
     }
+    if (response.error.empty() && response.content_type.size() > wire::kMaxContentTypeBytes) {
+      response.error = "reply's content type has " + std::to_string(response.content_type.size()) +
+                       " bytes, the limit is " + std::to_string(wire::kMaxContentTypeBytes);
+    }
     if (!response.error.empty()) response.payload.clear();
     const auto ran = std::chrono::steady_clock::now() - started;
     std::fflush(stdout);
@@ -220,7 +227,8 @@ class Worker {
         other(next);
         continue;
       }
-      if (next.call_id != header.call_id || next.envelope_bytes != 0 || next.payload_bytes > total - at) {
+      if (next.call_id != header.call_id || next.envelope_bytes != 0 ||
+          next.payload_bytes > std::min<std::uint64_t>(total - at, frame_limit_)) {
         throw HostBrokeProtocol();
       }
       line_.fill(payload_.data() + at, next.payload_bytes);
@@ -245,19 +253,17 @@ class Worker {
 
   void answer(std::uint64_t call_id, const CallEnvelope& call, const Response& response,
               std::uint64_t run_time) {
-    const std::uint64_t frame = call.max_frame_bytes != 0 ? call.max_frame_bytes : wire::kDefaultFrameBytes;
     const bool failed = !response.error.empty();
-    const std::string_view message = std::string_view(response.error).substr(0, kMaxMessage);
+    const std::string_view message = std::string_view(response.error).substr(0, wire::kMaxMessageBytes);
     envelope_.clear();
-    if (response.payload.size() <= frame) {
+    if (response.payload.size() <= frame_limit_) {
       encode_end(envelope_, failed ? kRaised : 0, message,
                  failed ? std::string_view() : std::string_view(response.content_type), run_time);
       line_.send({.type = FrameType::end, .call_id = call_id}, envelope_, response.payload);
     } else {
       encode_reply_head(envelope_, response.content_type, response.payload.size());
       line_.send({.type = FrameType::reply_head, .call_id = call_id}, envelope_);
-      body(call_id, response.payload, frame,
-           call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
+      body(call_id, response.payload, call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
       envelope_.clear();
       encode_end(envelope_, 0, {}, {}, run_time);
       line_.send({.type = FrameType::end, .call_id = call_id}, envelope_);
@@ -266,7 +272,7 @@ class Worker {
     if (payload_.capacity() > (1 << 20)) payload_ = {};
   }
 
-  void body(std::uint64_t call_id, std::string_view left, std::uint64_t frame, std::uint64_t credit) {
+  void body(std::uint64_t call_id, std::string_view left, std::uint64_t credit) {
     while (!left.empty()) {
       while (credit == 0) {
         const FrameHeader header = line_.header();
@@ -274,7 +280,7 @@ class Worker {
         const std::uint64_t more = other(header);
         if (header.call_id == call_id) credit += more;
       }
-      const std::string_view part = left.substr(0, std::min(frame, credit));
+      const std::string_view part = left.substr(0, std::min(frame_limit_, credit));
       line_.send({.type = FrameType::body, .call_id = call_id}, {}, part);
       credit -= part.size();
       left.remove_prefix(part.size());
@@ -286,6 +292,8 @@ class Worker {
   Options options_;
   bool cold_ = true;
   bool draining_ = false;
+  // Of one frame's payload: what the call at hand, or the last one, said.
+  std::uint64_t frame_limit_ = wire::kDefaultFrameBytes;
   std::string envelope_;       // to send
   std::string call_envelope_;  // received
   std::vector<std::byte> payload_;

@@ -103,6 +103,19 @@ TEST_CASE("a reply over the limit is the function's error, and the sandbox serve
   CHECK(t.ask("1000", "size").size() == 1000);
 }
 
+TEST_CASE("a long content type is the function's error, and the sandbox serves on", "[uds][process]") {
+  Sandbox t(both());
+  t.ready();
+  // Both functions answer with the content type they were called with.
+  const CallResult& result = t.host.call(call_of("x", std::string(1025, 'c')));
+  REQUIRE(result.status.ok());
+  CHECK_THAT(std::string(result.reply.function_status.message()),
+             ContainsSubstring("content type has 1025 bytes, the limit is 1024"));
+  CHECK(result.reply.payload.empty());
+  CHECK(t.ask("x", std::string(1024, 'c')) == "x");
+  CHECK(t.host.result->reply.content_type == std::string(1024, 'c'));
+}
+
 TEST_CASE("a function that raises fails its call, not its sandbox", "[uds][process]") {
   const Runtime runtime = both();
   Sandbox t(runtime);

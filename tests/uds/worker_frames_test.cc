@@ -183,6 +183,35 @@ TEST_CASE("a worker leaves with an error when its host breaks the protocol", "[u
     host.write(call_frame(1, "one", 6) + frame({.type = FrameType::body, .call_id = 2}, "", "two"));
   }
   SECTION("more payload than announced") { host.write(call_frame(1, "one", 2)); }
+  SECTION("unknown flags") {
+    host.write(frame({.type = static_cast<FrameType>(200), .flags = wire::kSkipIfUnknown | 0x100}));
+  }
+  SECTION("an envelope beyond the limit, of which nothing comes") {
+    wire::FrameHeader header{.type = FrameType::call, .call_id = 1, .envelope_bytes = (64 << 10) + 1};
+    ByteVector bytes(wire::kHeaderBytes);
+    wire::encode_header(header, bytes.data());
+    host.write(bytes);
+  }
+  SECTION("a payload beyond the limit of a frame, of which nothing comes") {
+    wire::FrameHeader header{.type = static_cast<FrameType>(200), .flags = wire::kSkipIfUnknown};
+    header.payload_bytes = (1 << 20) + 1;
+    ByteVector bytes(wire::kHeaderBytes);
+    wire::encode_header(header, bytes.data());
+    host.write(bytes);
+  }
+  SECTION("a first part beyond the limit of its own call") {
+    pb::Call call;
+    call.set_payload_bytes(20);
+    call.set_max_frame_bytes(10);
+    host.write(frame_of(FrameType::call, 1, call, "eleven byte"));
+  }
+  SECTION("a further part beyond the limit of its own call") {
+    pb::Call call;
+    call.set_payload_bytes(20);
+    call.set_max_frame_bytes(10);
+    host.write(frame_of(FrameType::call, 1, call, "one") +
+               frame({.type = FrameType::body, .call_id = 1}, "", "eleven byte"));
+  }
   SECTION("an envelope that is none") {
     host.write(frame({.type = FrameType::call, .call_id = 1}, "\xff\xff"));
   }
