@@ -325,7 +325,7 @@ class Demo {
   // When the demo is told to stop, a call that still waits for a sandbox must not wait for its deadline.
   InvocationResult finish(std::future<InvocationResult> call) {
     while (call.wait_for(100ms) != std::future_status::ready) {
-      if (signals_.caught()) platform_.invoker().stop();
+      if (signals_.caught()) platform_.invoker().async_stop([](const absl::Status&) {});
     }
     return call.get();
   }

@@ -276,14 +276,7 @@ FunctionQueue::TimePoint FunctionQueue::next_event() const {
 }
 
 absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, Effects& effects) {
-  if (config.version == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("define ", name_, ": version 0 means 'none yet'"));
-  }
-  if (config.caps.max_sandboxes == 0 || config.caps.max_starts == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("define %s: max_sandboxes %d, max_starts %d: both must be at least 1", name_,
-                        config.caps.max_sandboxes, config.caps.max_starts));
-  }
+  if (absl::Status valid = validate(name_, config); !valid.ok()) return valid;
   if (defined_ && config.version < config_.version) {
     return absl::AbortedError(absl::StrFormat("define %s version %d: version %d is already current", name_,
                                               config.version, config_.version));

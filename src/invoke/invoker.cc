@@ -15,6 +15,7 @@
 #include "faaskit/core/slots.h"
 #include "faaskit/invoke/invocation_machine.h"
 #include "support/random.h"
+#include "support/time.h"
 
 namespace faaskit {
 namespace {
@@ -45,6 +46,7 @@ class InvokerImpl final : public Invoker {
         parts_(std::move(parts)),
         options_(options),
         id_(random_id()),
+        under_way_(executors_.shards.size()),
         random_(random_id()),
         repair_timer_(parts_.clock->make_timer(executors_.shards[0])),
         watch_(parts_.idle->watch_starts(id_, executors_.shards[0], [this](std::vector<StartRequest> starts) {
@@ -56,26 +58,10 @@ class InvokerImpl final : public Invoker {
   executor_type get_executor() const override { return executors_.shards[0]; }
   InvokerId id() const override { return id_; }
 
-  void stop() override {
-    if (stopping_.exchange(true)) return;
-    // A turn of each shard: what it was about to queue is queued by then, or sees that we stop.
-    auto turns = std::make_shared<std::atomic<std::size_t>>(executors_.shards.size());
-    for (const asio::any_io_executor& shard : executors_.shards) {
-      asio::post(shard, [this, alive = alive_, turns] {
-        if (turns->fetch_sub(1) != 1) return;
-        asio::post(executors_.shards[0], [this, alive] {
-          if (!*alive) return;
-          InvokerParams params{.invoker = id_};
-          parts_.idle->async_purge(params, asio::bind_executor(executors_.shards[0], [](absl::Status) {}));
-        });
-      });
-    }
-  }
-
  private:
   void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) override {
     const TimePoint now = parts_.clock->now();
-    const TimePoint deadline = now + invocation.timeout;
+    const TimePoint deadline = after(now, invocation.timeout);
     auto call = std::make_shared<Call>(std::move(done), deadline, options_.max_attempts);
     call->home = std::move(home);
     call->invocation = std::move(invocation);
@@ -83,13 +69,13 @@ class InvokerImpl final : public Invoker {
     call->deadline = deadline;
     call->result.request = {.invoker = id_, .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
     const ShardIndex shards = static_cast<ShardIndex>(executors_.shards.size());
+    call->shard = (call->invocation.shard == kAnyShard ? next_shard_.fetch_add(1, std::memory_order_relaxed)
+                                                       : call->invocation.shard) %
+                  shards;
+    under_way_[call->shard].calls.fetch_add(1);
     if (stopping_) return finish(*call, stopped());
     if (!call->invocation.function) return finish(*call, absl::NotFoundError("invoke: no such function"));
-    if (call->invocation.shard == kAnyShard) {
-      call->shard = next_shard_.fetch_add(1, std::memory_order_relaxed) % shards;
-    } else if (call->invocation.shard < shards) {
-      call->shard = call->invocation.shard;
-    } else {
+    if (call->invocation.shard != kAnyShard && call->invocation.shard >= shards) {
       return finish(*call, absl::InvalidArgumentError(absl::StrFormat("invoke: shard %d, but there are %d",
                                                                       call->invocation.shard, shards)));
     }
@@ -228,11 +214,58 @@ class InvokerImpl final : public Invoker {
     call.result.status = std::move(status);
     call.result.total = parts_.clock->now() - call.begun;
     if (call.result.sandbox.host == 0) call.result.wait = call.result.total;
+    const ShardIndex shard = call.shard;
     asio::post(call.home, [done = std::move(call.done), result = std::move(call.result),
                            cancellable = call.cancellable]() mutable {
       if (cancellable) asio::get_associated_cancellation_slot(done).clear();
       std::move(done)(std::move(result));
     });
+    under_way_[shard].calls.fetch_sub(1);
+    if (stopping_) {
+      asio::post(executors_.shards[0], [this, alive = alive_] {
+        if (*alive) tell_stopped();
+      });
+    }
+  }
+
+  // -- Stop. On shard 0, but for the flag.
+
+  void do_stop(StopParams, asio::any_io_executor home, Handler<absl::Status> done) override {
+    stopping_ = true;
+    // A turn of each shard: what it was about to queue is queued by then, or sees that we stop.
+    auto turns = std::make_shared<std::atomic<std::size_t>>(executors_.shards.size());
+    for (const asio::any_io_executor& shard : executors_.shards) {
+      asio::post(shard, [this, first = executors_.shards[0], alive = alive_, turns] {
+        if (turns->fetch_sub(1) != 1) return;
+        asio::post(first, [this, alive] {
+          if (*alive) purge();
+        });
+      });
+    }
+    asio::post(executors_.shards[0],
+               [this, alive = alive_, home = std::move(home), done = std::move(done)]() mutable {
+                 if (!*alive) return;
+                 stoppers_.emplace_back(std::move(home), std::move(done));
+                 tell_stopped();
+               });
+  }
+
+  void purge() {
+    InvokerParams params{.invoker = id_};
+    parts_.idle->async_purge(
+        params, asio::bind_executor(executors_.shards[0], [this, alive = alive_](absl::Status status) {
+          if (!*alive || !absl::IsUnavailable(status)) return;
+          purge_again_ = true;
+          arm_repair();
+        }));
+  }
+
+  void tell_stopped() {
+    for (const Counter& counter : under_way_) {
+      if (counter.calls.load() != 0) return;
+    }
+    for (auto& [home, done] : stoppers_) complete(home, std::move(done), absl::OkStatus());
+    stoppers_.clear();
   }
 
   // -- Starts: to the less loaded of the two owners. On shard 0.
@@ -268,6 +301,7 @@ class InvokerImpl final : public Invoker {
   void repair() {
     repairing_ = false;
     for (CancelParams& params : std::exchange(lost_, {})) give_back(params);
+    if (std::exchange(purge_again_, false)) purge();
     if (waiting_.load(std::memory_order_relaxed) == 0) return;
     arm_repair();
     InvokerParams params{.invoker = id_};
@@ -286,10 +320,17 @@ class InvokerImpl final : public Invoker {
   std::atomic<ShardIndex> next_shard_{0};
   std::atomic<std::uint64_t> waiting_{0};
   std::atomic<bool> stopping_{false};
+  // Per shard, so that shards do not share a cache line.
+  struct alignas(64) Counter {
+    std::atomic<std::int64_t> calls{0};
+  };
+  std::vector<Counter> under_way_;
   // On shard 0.
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::mt19937_64 random_;
   bool repairing_ = false;
+  bool purge_again_ = false;
+  std::vector<std::pair<asio::any_io_executor, Handler<absl::Status>>> stoppers_;
   std::vector<CancelParams> lost_;  // cancels that could not be delivered, to be sent again
   std::unique_ptr<Timer> repair_timer_;
   std::unique_ptr<Watch> watch_;

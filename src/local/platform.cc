@@ -4,6 +4,7 @@
 #include <cstring>
 #include <future>
 #include <map>
+#include <optional>
 #include <shared_mutex>
 #include <thread>
 
@@ -11,7 +12,9 @@
 #include <absl/strings/str_format.h>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_future.hpp>
 
 #include "faaskit/cgroup/freezer.h"
 #include "faaskit/memory/idle_queue.h"
@@ -19,6 +22,7 @@
 #include "faaskit/process/sandbox_factory.h"
 #include "faaskit/uds/channel_factory.h"
 #include "support/random.h"
+#include "support/time.h"
 
 namespace faaskit::local {
 namespace {
@@ -26,22 +30,42 @@ namespace {
 // The threads: one loop per shard, and a pool for what blocks.
 class Threads {
  public:
-  Threads(std::uint32_t shards, std::uint32_t blocking) : blocking_(blocking) {
-    for (std::uint32_t i = 0; i < shards; ++i) {
-      loops_.push_back(std::make_unique<asio::io_context>(1));
-      guards_.push_back(asio::make_work_guard(*loops_.back()));
-      threads_.emplace_back([loop = loops_.back().get()] { loop->run(); });
+  // kResourceExhausted: descriptors or threads have run out.
+  static absl::StatusOr<std::unique_ptr<Threads>> make(std::uint32_t shards, std::uint32_t blocking) {
+    auto threads = std::unique_ptr<Threads>(new Threads);
+    try {
+      for (std::uint32_t i = 0; i < shards; ++i) {
+        threads->loops_.push_back(std::make_unique<asio::io_context>(1));
+        asio::io_context& loop = *threads->loops_.back();
+        // Opens its descriptors now, where running out of them can be told.
+        (void)asio::steady_timer(loop);
+        threads->guards_.push_back(asio::make_work_guard(loop));
+        threads->threads_.emplace_back([&loop] { loop.run(); });
+      }
+      threads->blocking_.emplace(blocking);
+    } catch (const std::exception& error) {
+      return absl::ResourceExhaustedError(absl::StrFormat("make_platform: %d shards and %d blocking threads: %s", shards,
+                                                          blocking, error.what()));
     }
+    return threads;
   }
   ~Threads() { join(); }
 
   HostExecutors executors() {
-    HostExecutors executors{.shards = {}, .blocking = blocking_.get_executor()};
+    HostExecutors executors{.shards = {}, .blocking = blocking_->get_executor()};
     for (auto& loop : loops_) executors.shards.push_back(loop->get_executor());
     return executors;
   }
+
+  // Runs what has been posted by now, completions above all, and ends. Timers that are still armed do not
+  // hold it up.
   void join() {
-    blocking_.join();
+    if (blocking_) blocking_->join();
+    for (int round = 0; round < 2; ++round) {  // a completion may post one more
+      for (auto& loop : loops_) {
+        if (!threads_.empty() && !loop->stopped()) asio::post(*loop, asio::use_future).wait_for(std::chrono::seconds(5));
+      }
+    }
     guards_.clear();
     for (auto& loop : loops_) loop->stop();
     for (std::thread& thread : threads_) thread.join();
@@ -49,10 +73,12 @@ class Threads {
   }
 
  private:
+  Threads() = default;
+
   std::vector<std::unique_ptr<asio::io_context>> loops_;
   std::vector<asio::executor_work_guard<asio::io_context::executor_type>> guards_;
   std::vector<std::thread> threads_;
-  asio::thread_pool blocking_;  // what it never ran may refer to the loops, and goes before them
+  std::optional<asio::thread_pool> blocking_;  // what it never ran may refer to the loops, and goes before them
 };
 
 cgroup::Choice to_choice(FreezerChoice choice) {
@@ -79,7 +105,9 @@ class PlatformImpl final : public Platform {
     absl::StatusOr<cgroup::SweepReport> swept = cgroup::sweep(options.runtime_dir, options.events.get());
     if (!swept.ok()) return swept.status();
 
-    auto platform = std::unique_ptr<PlatformImpl>(new PlatformImpl(options));
+    absl::StatusOr<std::unique_ptr<Threads>> threads = Threads::make(options.shards, options.blocking_threads);
+    if (!threads.ok()) return threads.status();
+    auto platform = std::unique_ptr<PlatformImpl>(new PlatformImpl(*std::move(threads)));
     PlatformImpl& p = *platform;
     cgroup::FreezerOptions freezer_options;
     freezer_options.instance = options.instance;
@@ -99,7 +127,7 @@ class PlatformImpl final : public Platform {
     absl::StatusOr<std::unique_ptr<ChannelFactory>> channels = uds::make_channel_factory(options.channel, p.clock_);
     if (!channels.ok()) return channels.status();
 
-    const HostExecutors executors = p.threads_.executors();
+    const HostExecutors executors = p.threads_->executors();
     absl::StatusOr<std::unique_ptr<IdleQueue>> idle = memory::make_idle_queue(
         executors.shards[0], {.clock = p.clock_, .shards = static_cast<std::uint32_t>(executors.shards.size())});
     if (!idle.ok()) return idle.status();
@@ -138,7 +166,7 @@ class PlatformImpl final : public Platform {
 
   ~PlatformImpl() override {
     if (host_ && invoker_) (void)PlatformImpl::stop(std::chrono::seconds(10));
-    threads_.join();
+    threads_->join();
     // From here on no loop runs, and the order is that of dependence.
     invoker_.reset();
     host_.reset();
@@ -165,12 +193,14 @@ class PlatformImpl final : public Platform {
                    .env = std::move(function.env),
                    .limits = function.limits,
                    .minimum_isolation = function.minimum_isolation};
-    if (absl::Status known = host_->deploy(std::move(hosted)); !known.ok()) return known;
     DefineParams params{.function = *handle, .config = {}};
     params.config.version = version;
     params.config.caps = function.caps;
     params.config.policy = function.policy;
     params.config.retry = function.retry;
+    // Before the host learns of it: what is refused leaves the version that works as it is.
+    if (absl::Status valid = validate(function.name, params.config); !valid.ok()) return valid;
+    if (absl::Status known = host_->deploy(std::move(hosted)); !known.ok()) return known;
     absl::Status defined = idle_->async_define(std::move(params), asio::use_future).get();
     if (!defined.ok()) return defined;
     std::unique_lock lock(functions_mutex_);
@@ -201,9 +231,11 @@ class PlatformImpl final : public Platform {
   std::vector<SandboxView> sandboxes() const override { return host_->sandboxes(); }
 
   absl::Status stop(std::chrono::milliseconds timeout) override {
-    invoker_->stop();
+    const TimePoint deadline = after(clock_->now(), timeout);
+    std::future<absl::Status> answered = invoker_->async_stop(asio::use_future);
     std::future<absl::Status> stopped = host_->async_stop(asio::use_future);
-    if (stopped.wait_for(timeout) != std::future_status::ready) {
+    if (stopped.wait_until(deadline) != std::future_status::ready ||
+        answered.wait_until(deadline) != std::future_status::ready) {
       return absl::DeadlineExceededError(
           absl::StrFormat("stop: %d sandboxes are left after %d ms", host_->sandboxes().size(), timeout.count()));
     }
@@ -217,8 +249,7 @@ class PlatformImpl final : public Platform {
   const SandboxFactory& factory() const override { return *factory_; }
 
  private:
-  explicit PlatformImpl(const PlatformOptions& options)
-      : clock_(make_steady_clock()), threads_(options.shards, options.blocking_threads) {}
+  explicit PlatformImpl(std::unique_ptr<Threads> threads) : clock_(make_steady_clock()), threads_(std::move(threads)) {}
 
   FunctionHandle handle_of(std::string_view function) const {
     std::shared_lock lock(functions_mutex_);
@@ -238,7 +269,7 @@ class PlatformImpl final : public Platform {
   Version last_version_ = 0;
   mutable std::shared_mutex functions_mutex_;
   std::map<std::string, FunctionHandle, std::less<>> functions_;
-  Threads threads_;  // last: no thread outlives what it works on
+  std::unique_ptr<Threads> threads_;  // last: no thread outlives what it works on
 };
 
 }  // namespace

@@ -39,9 +39,10 @@ class ShardTimers {
   ShardTimers(std::shared_ptr<Clock> clock, asio::any_io_executor shard, Fire fire)
       : clock_(std::move(clock)), timer_(clock_->make_timer(std::move(shard))), fire_(std::move(fire)) {}
 
-  // Replaces the alarm of the same kind.
+  // Replaces the alarm of the same kind; kNever only clears it.
   void set(HostedSandbox& sandbox, ArmedAlarms& armed, Alarm alarm, TimePoint when) {
     clear(sandbox, armed, alarm);
+    if (when == kNever) return;  // unset
     armed[static_cast<std::size_t>(alarm)] = when;
     entries_.insert({when, &sandbox, alarm});
     if (when < timer_at_) rearm();

@@ -1,4 +1,7 @@
 // The library in one process, end to end: real processes, cgroups and sockets.
+#include <sys/resource.h>
+
+#include <atomic>
 #include <set>
 
 #include "local/stage.h"
@@ -253,4 +256,61 @@ TEST_CASE("stop ends everything and leaves nothing", "[local]") {
   REQUIRE(!pids.empty());
   for (const pid_t pid : pids) CHECK_FALSE(exists(pid));
   for (const std::string& group : groups) CHECK_FALSE(std::filesystem::exists(group));
+}
+
+TEST_CASE("a redeploy that is refused leaves the version that works as it is", "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f"});
+  const std::string file = stage.folder.write("worse.py", kCommands);
+  CHECK(absl::IsInvalidArgument(stage.platform->deploy(
+      {.name = "f", .code_path = file, .handler = "worse:handler", .caps = {.max_sandboxes = 0}})));
+  CHECK(absl::IsInvalidArgument(stage.platform->deploy(
+      {.name = "f", .code_path = file, .handler = "worse:handler", .retry = {.budget = 0}})));
+  CHECK(absl::IsNotFound(
+      stage.platform->deploy({.name = "f", .code_path = "/nonexistent.py", .handler = "nonexistent:handler"})));
+  CHECK(stage.invoke("f", "echo fine").text() == "fine");
+}
+
+TEST_CASE("destroying a platform answers every call that waits", "[local]") {
+  std::atomic<int> answered{0};
+  std::atomic<int> cancelled{0};
+  {
+    local::PlatformOptions options;
+    options.shards = 3;
+    Stage stage(options);
+    stage.deploy({.name = "f", .caps = {.max_sandboxes = 1, .max_starts = 1}});
+    std::future<InvocationResult> busy = stage.start("f", "hold 20", 60s);
+    REQUIRE(eventually([&] { return stage.logs->count("holding") == 1; }));
+    for (int i = 0; i < 300; ++i) {
+      stage.platform->async_invoke("f", {}, {}, [&](const InvocationResult& result) {
+        ++answered;
+        if (absl::IsCancelled(result.status)) ++cancelled;
+      });
+    }
+  }
+  CHECK(answered == 300);
+  CHECK(cancelled == 300);
+}
+
+TEST_CASE("for ever may be asked for: the largest durations do not wrap", "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f", .keep_alive = std::chrono::milliseconds::max()});
+  CHECK(stage.invoke("f", "echo x", std::chrono::milliseconds::max()).text() == "x");
+  CHECK(stage.invoke("f", "echo y", std::chrono::milliseconds::max()).start == StartKind::warm);
+  REQUIRE(eventually([&] { return stage.all_frozen(1); }));
+  CHECK(stage.platform->stop(std::chrono::milliseconds::max()).ok());
+}
+
+TEST_CASE("out of descriptors: a platform is refused by name, and the process lives", "[local]") {
+  need_root();
+  rlimit limit{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  const rlimit saved = limit;
+  limit.rlim_cur = 60;
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  local::PlatformOptions options;
+  options.shards = 64;
+  const absl::Status status = local::make_platform(options).status();
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &saved) == 0);
+  CHECK(absl::IsResourceExhausted(status));
 }

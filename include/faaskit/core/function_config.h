@@ -3,6 +3,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string_view>
+
+#include <absl/status/status.h>
 
 #include "faaskit/core/export.h"
 #include "faaskit/core/ids.h"
@@ -50,5 +53,8 @@ struct FunctionConfig {
   SurplusStarts surplus = SurplusStarts::keep;
   StartRetry retry{};
 };
+
+// What define() would say of these rules: kInvalidArgument names the field and the limit.
+FAASKIT_EXPORT absl::Status validate(std::string_view function, const FunctionConfig& config);
 
 }  // namespace faaskit

@@ -37,7 +37,7 @@ struct Invocation {
   Bytes payload{};
   std::string content_type{};
   std::string trace{};
-  // From now on; everything, waiting included, ends by then.
+  // From now on; everything, waiting included, ends by then. Larger ones than a clock can hold mean "never".
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   // Smaller is served first.
   std::int32_t priority = 0;
@@ -95,17 +95,23 @@ struct InvokerParts {
 
 class FAASKIT_EXPORT Invoker {
  public:
+  struct StopParams {};
+
   using executor_type = asio::any_io_executor;
   Invoker(const Invoker&) = delete;
   Invoker& operator=(const Invoker&) = delete;
-  // Invocations under way must have ended (see stop()). Destroy it on shard 0's thread, or when no shard runs.
+  // Invocations under way must have ended (see async_stop()). Destroy it on shard 0's thread, or when no shard runs.
   virtual ~Invoker() = default;
   virtual executor_type get_executor() const = 0;
   virtual InvokerId id() const = 0;
 
-  // Ends what waits, now, and every later invocation, with kCancelled. Calls that run go on to their end.
-  // Returns at once.
-  virtual void stop() = 0;
+  // Ends what waits, now, and every later invocation, with kCancelled. Calls that run go on to their end;
+  // completes when none is under way and every completion is posted. Completion signature:
+  // void(absl::Status), always OK. Again: completes as the first does.
+  template <asio::completion_token_for<void(absl::Status)> Token>
+  auto async_stop(Token&& token) {
+    return initiate<absl::Status>(this, &Invoker::do_stop, StopParams{}, std::forward<Token>(token));
+  }
 
   // Completion signature: void(InvocationResult).
   // Cancellation: every type but none, while the call waits; once it runs it runs to its end.
@@ -122,6 +128,7 @@ class FAASKIT_EXPORT Invoker {
 
  private:
   virtual void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) = 0;
+  virtual void do_stop(StopParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
 };
 
 // kInvalidArgument: a missing part, no shards, or an option at fault.
