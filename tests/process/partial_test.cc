@@ -74,10 +74,11 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   for (const absl::Status& status : {parked(park).run(control.get(), 5s), furnished(furnish).run(control.get(), 5s),
                                      becomes(become).run_and_become(control.get(), 5s)}) {
     INFO(status.ToString());
-    CHECK(status.ok());
+    if (!status.ok()) spawner::kill_and_reap(child);
+    REQUIRE(status.ok());
   }
   written.reset();
-  CHECK(spawner::wait_and_reap(child.pidfd.get(), 5000));
+  REQUIRE(spawner::wait_and_reap(child.pidfd.get(), 5000));
   char text[8192] = {};
   REQUIRE(::read(output.get(), text, sizeof text - 1) > 0);
   const std::string said = text, id = std::to_string(uid);
