@@ -36,9 +36,14 @@ class CgroupSeat final : public Seat {
   }
 
   absl::Status make(const ResourceLimits& limits) {
-    for (const Group& group : shared_->groups) {
-      if (::mkdirat(group.dir.get(), name_.c_str(), 0755) != 0)
-        return errno_status(errno, absl::StrCat("mkdir ", group.path, "/", name_));
+    for (std::size_t i = 0; i < shared_->groups.size(); ++i) {
+      const Group& group = shared_->groups[i];
+      if (::mkdirat(group.dir.get(), name_.c_str(), 0755) == 0) continue;
+      absl::Status status = errno_status(errno, absl::StrCat("mkdir ", group.path, "/", name_));
+      // Only what was made here: a group that was there already is a living seat's.
+      while (i-- > 0) ::unlinkat(shared_->groups[i].dir.get(), name_.c_str(), AT_REMOVEDIR);
+      removed_ = true;
+      return status;
     }
     if (absl::Status status = set_limits(limits); !status.ok()) return status;
     if (shared_->kind == FreezerKind::cgroup_v2) {
