@@ -24,5 +24,7 @@ std::optional<std::uint64_t> parse_number(std::string_view text);
 // Value of "key value" on a line of its own, as in memory.events.
 std::optional<std::uint64_t> find_value(std::string_view text, std::string_view key);
 std::vector<std::string> split(std::string_view text, char separator);
+// mountinfo writes blanks and backslashes in paths as \ooo.
+std::string unescape(std::string_view text);
 
 }  // namespace faaskit::cgroup

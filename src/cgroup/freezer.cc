@@ -1,11 +1,9 @@
 #include "faaskit/cgroup/freezer.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -15,6 +13,7 @@
 
 #include "cgroup/files.h"
 #include "cgroup/instance.h"
+#include "cgroup/place.h"
 #include "cgroup/seat.h"
 #include "support/errno_status.h"
 
@@ -36,7 +35,15 @@ class CgroupFreezer final : public Freezer {
 
   FreezerKind kind() const override { return shared_->kind; }
   std::string_view limits_source() const override { return shared_->limits_source; }
-  absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec& spec) override { return make_seat(shared_, spec); }
+  std::string missing_limits() const override { return shared_->missing_limits; }
+  absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec& spec) override {
+    // Nothing is made that would outlive a host that is killed.
+    absl::StatusOr<bool> started = shared_->instance->ensure_guardian();
+    if (!started.ok()) return started.status();
+    if (*started && shared_->events)
+      shared_->events->emit({Severity::warning, "freezer.guardian_restarted", "", "somebody had killed it"});
+    return make_seat(shared_, spec);
+  }
 
  private:
   std::shared_ptr<Shared> shared_;
@@ -62,72 +69,98 @@ absl::StatusOr<FreezerKind> decide(Choice choice, const Layout& layout) {
   return absl::InvalidArgumentError("FreezerOptions::choice is none of its values");
 }
 
-// Our group below `parent`; one for controllers that share a hierarchy. kNoGroup: not mounted.
-int group_in(Shared& shared, const std::string& parent, const std::string& name, bool v2) {
-  if (parent.empty()) return kNoGroup;
-  const std::string path = parent + "/" + name;
-  for (std::size_t i = 0; i < shared.groups.size(); ++i)
-    if (shared.groups[i].path == path) return static_cast<int>(i);
-  shared.groups.push_back({path, UniqueFd(), v2});
-  return static_cast<int>(shared.groups.size()) - 1;
-}
+// The groups a freezer needs, made one after the other.
+class Groups {
+ public:
+  // `needed`: without it there is no freezer. Else a group that may not be made is done without.
+  Groups(Shared& shared, std::string name, bool needed) : shared_(shared), name_(std::move(name)), needed_(needed) {}
 
-// Lets the groups below have `controller`. It fails, harmlessly, where the kernel does not allow it: in a
-// group that is not the top one and has processes of its own.
-bool enable_v2(const Layout& layout, const Group& ours, const std::string& controller) {
-  const auto& available = layout.v2_controllers;
-  if (std::find(available.begin(), available.end(), controller) == available.end()) return false;
-  return write_text(AT_FDCWD, layout.v2 + "/cgroup.subtree_control", "+" + controller) == 0 &&
-         write_text(AT_FDCWD, ours.path + "/cgroup.subtree_control", "+" + controller) == 0;
-}
+  // Our group below `parent`; one for controllers that share a hierarchy. kNoGroup: not mounted, or not made.
+  absl::StatusOr<int> in(const std::string& parent, const std::string& kind) {
+    if (parent.empty()) return kNoGroup;
+    const std::string path = parent + "/" + name_;
+    for (std::size_t i = 0; i < shared_.groups.size(); ++i)
+      if (shared_.groups[i].path == path) return static_cast<int>(i);
+    absl::StatusOr<UniqueFd> dir = make(parent, path, kind);
+    if (!dir.ok()) {
+      // A namesake's group is a mistake, whatever we want it for.
+      if (needed_ || absl::IsAlreadyExists(dir.status())) return dir.status();
+      if (shared_.events)
+        shared_.events->emit({Severity::warning, "freezer.group_missing", "", std::string(dir.status().message())});
+      return kNoGroup;
+    }
+    shared_.groups.push_back({path, *std::move(dir), kind == "v2"});
+    return static_cast<int>(shared_.groups.size()) - 1;
+  }
 
-absl::Status make_group(Group& group) {
-  if (::mkdir(group.path.c_str(), 0755) != 0) return errno_status(errno, "mkdir " + group.path);
-  group.dir.reset(::open(group.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!group.dir) return errno_status(errno, "open " + group.path);
-  return absl::OkStatus();
-}
+ private:
+  absl::StatusOr<UniqueFd> make(const std::string& parent, const std::string& path, const std::string& kind) {
+    // Who may not write this can make groups and move nobody into them.
+    if (::access((parent + "/cgroup.procs").c_str(), W_OK) != 0)
+      return errno_status(errno, "access to " + parent + "/cgroup.procs");
+    return shared_.instance->make_group(kind, path);
+  }
+
+  Shared& shared_;
+  const std::string name_;
+  const bool needed_;
+};
+
+struct Limit {
+  const char* controller;
+  const std::string& v1;
+  int* index;
+  bool required;  // for missing_limits()
+};
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
   if (absl::Status status = validate_instance(options.instance); !status.ok()) return status;
-  const Layout layout = probe(options.probe);
+  Layout layout = probe(options.probe);
   absl::StatusOr<FreezerKind> kind = decide(options.choice, layout);
   if (!kind.ok()) return kind.status();
 
   auto shared = std::make_shared<Shared>();
   shared->kind = *kind;
   shared->events = std::move(options.events);
-  const std::string name = group_name(options.instance);
-  // v2 also serves to be born into and to kill with, whatever freezes; v1 by choice is v1 alone.
-  const bool use_v2 = options.choice != Choice::cgroup_v1 && !layout.v2.empty();
-  if (use_v2) shared->v2 = group_in(*shared, layout.v2, name, true);
-  if (*kind == FreezerKind::cgroup_v1) shared->v1_freezer = group_in(*shared, layout.v1_freezer, name, false);
-
-  // A controller is bound to one version at a time, so what v2 lists cannot be had on v1.
-  struct Limit {
-    const char* controller;
-    const std::string& v1;
-    int* index;
-    const char* version = "missing";
-  } limits[] = {{"memory", layout.v1_memory, &shared->memory},
-                {"pids", layout.v1_pids, &shared->pids},
-                {"cpu", layout.v1_cpu, &shared->cpu}};
-  for (Limit& limit : limits) *limit.index = group_in(*shared, limit.v1, name, false);
-
-  std::vector<std::string> arguments;
-  for (std::size_t i = 0; i < shared->groups.size(); ++i) {
-    const Group& group = shared->groups[i];
-    const char* tag = group.v2 ? "v2:" : static_cast<int>(i) == shared->v1_freezer ? "v1f:" : "v1:";
-    arguments.push_back(tag + group.path);
-  }
-  // The guardian before the groups: whatever happens from here on, somebody clears up.
-  absl::StatusOr<std::unique_ptr<Instance>> instance = Instance::open(options.runtime_dir, options.instance, arguments);
+  absl::StatusOr<std::unique_ptr<Instance>> instance = Instance::open(options.runtime_dir, options.instance);
   if (!instance.ok()) return instance.status();
   shared->instance = *std::move(instance);
-  for (Group& group : shared->groups)
-    if (absl::Status status = make_group(group); !status.ok()) return status;
+
+  // A controller is bound to one version at a time, so what v2 lists cannot be had on v1.
+  const Limit limits[] = {{"memory", layout.v1_memory, &shared->memory, true},
+                          {"pids", layout.v1_pids, &shared->pids, true},
+                          {"cpu", layout.v1_cpu, &shared->cpu, false}};
+  // v2 also serves to be born into and to kill with, whatever freezes; v1 by choice is v1 alone.
+  const bool use_v2 = options.choice != Choice::cgroup_v1 && !layout.v2.empty();
+  Groups groups(*shared, group_name(options.instance),
+                *kind == FreezerKind::cgroup_v2 || *kind == FreezerKind::cgroup_v1);
+  if (use_v2) {
+    std::vector<std::string> wanted;
+    for (const Limit& limit : limits)
+      if (limit.v1.empty()) wanted.push_back(limit.controller);
+    const std::string parent = v2_parent(layout, wanted);
+    if (parent != layout.v2 && shared->events)
+      shared->events->emit({Severity::warning, "freezer.group_moved", "",
+                            absl::StrCat("groups are made in ", parent, ": ", layout.v2,
+                                         " holds processes and cannot give limits to groups below")});
+    absl::StatusOr<int> made = groups.in(parent, "v2");
+    if (!made.ok()) return made.status();
+    shared->v2 = *made;
+  }
+  if (*kind == FreezerKind::cgroup_v1) {
+    absl::StatusOr<int> made = groups.in(layout.v1_freezer, "v1f");
+    if (!made.ok()) return made.status();
+    shared->v1_freezer = *made;
+  }
+  for (const Limit& limit : limits) {
+    absl::StatusOr<int> made = groups.in(limit.v1, "v1");
+    if (!made.ok()) return made.status();
+    *limit.index = *made;
+  }
+  // Before anything lives in them.
+  if (absl::StatusOr<bool> guardian = shared->instance->ensure_guardian(); !guardian.ok()) return guardian.status();
 
   if (*kind == FreezerKind::cgroup_v2) {
     const Group& v2 = shared->groups[static_cast<std::size_t>(shared->v2)];
@@ -144,30 +177,37 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
     if (!held.ok()) return held;
   }
 
-  std::vector<std::string> sources;
-  for (Limit& limit : limits) {
-    if (*limit.index != kNoGroup) {
-      limit.version = "cgroup v1";
-    } else if (use_v2 && enable_v2(layout, shared->groups[static_cast<std::size_t>(shared->v2)], limit.controller)) {
-      *limit.index = shared->v2;
-      limit.version = "cgroup v2";
-    } else if (shared->events) {
-      shared->events->emit({Severity::warning, "freezer.limit_missing", "",
-                            absl::StrCat(limit.controller, ": no controller can be used here")});
+  std::vector<std::string> sources, missing;
+  for (const Limit& limit : limits) {
+    const char* version = "cgroup v1";
+    if (*limit.index == kNoGroup) {
+      const int error = shared->v2 == kNoGroup ? ENOENT
+                                               : write_text(shared->groups[static_cast<std::size_t>(shared->v2)].dir.get(),
+                                                            "cgroup.subtree_control", absl::StrCat("+", limit.controller));
+      version = error == 0 ? "cgroup v2" : "missing";
+      if (error == 0) {
+        *limit.index = shared->v2;
+      } else {
+        if (limit.required) missing.push_back(limit.controller);
+        if (shared->events)
+          shared->events->emit({Severity::warning, "freezer.limit_missing", "",
+                                absl::StrCat(limit.controller, ": no controller can be used here")});
+      }
     }
-    sources.push_back(absl::StrCat(limit.controller, ": ", limit.version));
+    sources.push_back(absl::StrCat(limit.controller, ": ", version));
   }
   shared->limits_source = absl::StrJoin(sources, ", ");
+  shared->missing_limits = absl::StrJoin(missing, ", ");
   return std::unique_ptr<Freezer>(std::make_unique<CgroupFreezer>(std::move(shared)));
 }
 
 absl::StatusOr<SweepReport> sweep(const std::string& runtime_dir, EventSink* events) {
   SweepReport report;
-  DIR* list = ::opendir(runtime_dir.c_str());
-  if (list == nullptr) {
-    if (errno == ENOENT) return report;
-    return errno_status(errno, "open " + runtime_dir);
-  }
+  absl::StatusOr<std::string> checked = checked_runtime_dir(runtime_dir);
+  if (absl::IsNotFound(checked.status())) return report;
+  if (!checked.ok()) return checked.status();
+  DIR* list = ::opendir(checked->c_str());
+  if (list == nullptr) return errno_status(errno, "open " + *checked);
   std::vector<std::string> names;
   while (const dirent* entry = ::readdir(list)) {
     // Anything we could not have made is not ours.
@@ -176,7 +216,7 @@ absl::StatusOr<SweepReport> sweep(const std::string& runtime_dir, EventSink* eve
   ::closedir(list);
   for (const std::string& name : names) {
     std::string detail;
-    switch (sweep_instance(runtime_dir, name, detail)) {
+    switch (sweep_instance(*checked, name, detail)) {
       case Swept::alive: ++report.alive; break;
       case Swept::removed:
         ++report.removed;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -18,28 +19,41 @@ std::string group_name(const std::string& instance);
 // [a-z0-9-], 1 to 48 characters.
 absl::Status validate_instance(const std::string& name);
 
+// Absolute, a directory, ours, and nobody else may write it; yields it without trailing slashes. kNotFound:
+// not there.
+absl::StatusOr<std::string> checked_runtime_dir(const std::string& path);
+
+// Takes the name first, then makes the groups, then has them guarded. The name is the runtime directory's,
+// the hierarchies may be shared with others who use it too: only groups that were made here are ever cleared.
 class Instance {
  public:
-  // `groups`: what the guardian is to clear, as it expects its arguments ("v2:/path"); none need exist yet.
-  // What a dead instance of the same name left is removed first.
-  static absl::StatusOr<std::unique_ptr<Instance>> open(const std::string& runtime_dir, const std::string& name,
-                                                        const std::vector<std::string>& groups);
+  // Takes the lock. What a dead instance of the same name left is removed first.
+  static absl::StatusOr<std::unique_ptr<Instance>> open(const std::string& runtime_dir, const std::string& name);
   // Lets the guardian clear up and waits for it.
   ~Instance();
   Instance(const Instance&) = delete;
   Instance& operator=(const Instance&) = delete;
+
+  // Makes the group and yields its directory; kAlreadyExists: it is somebody else's. `kind` is how the
+  // guardian is to clear it: "v2", "v1f" (freezer) or "v1".
+  absl::StatusOr<UniqueFd> make_group(const std::string& kind, const std::string& path);
+  // For the groups made so far. Yields whether one had to be started; false: it is there. Any thread.
+  absl::StatusOr<bool> ensure_guardian();
 
   // Runs the clean-up now; OK if nothing is left.
   absl::Status close();
 
  private:
   Instance() = default;
+  absl::Status start_guardian();
 
-  std::string name_;
+  std::string dir_;
   std::vector<std::string> arguments_;
   UniqueFd image_;
   UniqueFd lock_;
-  UniqueFd pipe_;  // write end; the guardian sees it end
+  UniqueFd record_;
+  std::mutex guardian_mutex_;
+  UniqueFd control_;  // the guardian sees its end
   spawner::Child guardian_;
 };
 

@@ -11,20 +11,6 @@
 namespace faaskit::cgroup {
 namespace {
 
-// mountinfo writes blanks and backslashes in paths as \ooo.
-std::string unescape(const std::string& text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      out.push_back(static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0')));
-      i += 3;
-    } else {
-      out.push_back(text[i]);
-    }
-  }
-  return out;
-}
-
 bool contains(const std::vector<std::string>& list, const std::string& item) {
   return std::find(list.begin(), list.end(), item) != list.end();
 }
@@ -82,6 +68,7 @@ Layout probe(const ProbeOptions& options) {
     const std::string mount = unescape(fields[4]);
     const std::string& type = dash[1];
     if (type == "cgroup2" && layout.v2.empty()) {
+      layout.v2_mount = mount;
       layout.v2 = own_directory(mount, root, membership_of(membership, ""));
       layout.v2_controllers = split(read_text(AT_FDCWD, layout.v2 + "/cgroup.controllers").value_or(""), ' ');
       for (std::string& name : layout.v2_controllers)

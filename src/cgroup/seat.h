@@ -32,6 +32,7 @@ struct Shared {
   int pids = kNoGroup;
   int cpu = kNoGroup;
   std::string limits_source;
+  std::string missing_limits;
   std::shared_ptr<EventSink> events;
   // Last member: the first to go, while the groups are still open.
   std::unique_ptr<Instance> instance;

@@ -2,8 +2,9 @@
  * the instance behind. Also run once by the start-up sweep, with a pipe that has already ended.
  *
  * Arguments: "v2:DIR" and "v1f:DIR" (freezer) and "v1:DIR" are the instance's group in one hierarchy, each
- * holding one group per seat; "run:DIR" is its runtime directory, a flat one.
- * Descriptor 4 is the pipe, 5 the instance's lock, held until all is gone, 6 the host's pidfd, if any.
+ * holding one group per seat; "run:DIR" is its runtime directory, with files and empty directories. All
+ * absolute.
+ * Descriptor 4 is the line to the host, 5 the instance's lock, held until all is gone, 6 the host's pidfd, if any.
  * Exit status 0: nothing is left. 1: something would not go within the time. */
 #include "protocol.h"
 #include "sys.h"
@@ -33,8 +34,8 @@ struct entry {
   char name[];
 };
 
-/* The pipe ends when the host lets go of us; the pidfd when it dies, even if a child that it forked still
- * holds the pipe. */
+/* The line ends when the host lets go of us; the pidfd when it dies, even if a child that it forked still
+ * holds the line. */
 static void wait_for_end_of_host(void) {
   struct pollfd ends[2] = {{kSpawnerControlFd, POLLIN, 0}, {kHostFd, POLLIN, 0}};
   for (;;) {
@@ -81,19 +82,25 @@ static void kill_members(int dir) {
 
 enum action { kFreezeAndKill, kKill, kThaw, kRemoveDirectory, kUnlink };
 
-/* Does `what` to each entry of `dir`. Groups are one level deep, a runtime directory is flat. */
-static void for_each(int dir, enum action what) {
+/* What a later sweep knows a runtime directory by; these go last. */
+static int is_record(const char* name) { return text_equal(name, "lock") || text_equal(name, "groups"); }
+
+/* Does `what` to each entry of `dir`. Groups are one level deep. Returns how many could not be unlinked. */
+static int for_each(int dir, enum action what) {
   _Alignas(8) char list[8192];
+  int left = 0;
   SYS(__NR_lseek, dir, 0, 0, 0);
   for (;;) {
     long got = SYS(__NR_getdents64, dir, list, sizeof list, 0);
-    if (got <= 0) return;
+    if (got <= 0) return left;
     for (long at = 0; at < got;) {
       const struct entry* item = (const struct entry*)(const void*)(list + at);
       at += item->bytes;
       if (text_equal(item->name, ".") || text_equal(item->name, "..")) continue;
       if (what == kUnlink) {
-        SYS(__NR_unlinkat, dir, item->name, 0, 0);
+        if (!is_record(item->name) && SYS(__NR_unlinkat, dir, item->name, 0, 0) < 0 &&
+            SYS(__NR_unlinkat, dir, item->name, AT_REMOVEDIR, 0) < 0)
+          ++left;
         continue;
       }
       if (item->type != 4 /* DT_DIR */) continue;
@@ -127,6 +134,23 @@ static int clear_groups(const char* path, int is_v2, int is_freezer) {
   }
   for_each((int)dir, kRemoveDirectory);
   SYS(__NR_close, dir, 0, 0, 0);
+  long gone = SYS(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR, 0);
+  return gone == 0 || gone == -kENOENT;
+}
+
+/* Returns 1 once the runtime directory does not exist. */
+static int clear_run(const char* path) {
+  if (path[0] != '/') return 0;
+  long dir = open_at(AT_FDCWD, path, kDirectory);
+  if (dir == -kENOENT) return 1;
+  if (dir < 0) return 0;
+  const int left = for_each((int)dir, kUnlink);
+  if (!left) {
+    SYS(__NR_unlinkat, dir, "groups", 0, 0);
+    SYS(__NR_unlinkat, dir, "lock", 0, 0);
+  }
+  SYS(__NR_close, dir, 0, 0, 0);
+  if (left) return 0;
   long gone = SYS(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR, 0);
   return gone == 0 || gone == -kENOENT;
 }
@@ -166,12 +190,7 @@ int guardian_main(int argc, char** argv) {
   if (left) return 1;
   for (int i = 1; i < argc; ++i) {
     const char* run = after(argv[i], "run:");
-    if (!run) continue;
-    long dir = open_at(AT_FDCWD, run, kDirectory);
-    if (dir < 0) continue;
-    for_each((int)dir, kUnlink);
-    SYS(__NR_close, dir, 0, 0, 0);
-    SYS(__NR_unlinkat, AT_FDCWD, run, AT_REMOVEDIR, 0);
+    if (run && !clear_run(run)) left = 1;
   }
-  return 0;
+  return left;
 }

@@ -230,5 +230,73 @@ TEST_CASE("names that could mean another place are refused", "[cgroup]") {
   CHECK(seat->remove().ok());
 }
 
+TEST_CASE("a second seat of a name leaves the first alone", "[cgroup]") {
+  for (const Choice choice : {Choice::cgroup_v2, Choice::cgroup_v1}) {
+    need(choice);
+    RuntimeDir dir;
+    auto freezer = make(choice, dir, unique_instance("dup"));
+    auto seat = freezer->prepare({.name = "sb-1"}).value();
+    auto child = sleeper(*seat);
+    CHECK(absl::IsAlreadyExists(freezer->prepare({.name = "sb-1"}).status()));
+    CHECK_FALSE(spawner::wait_and_reap(child.pidfd.get(), 50));
+    CHECK(seat->freeze().ok());
+    CHECK(eventually([&] { return seat->frozen() == std::optional<bool>(true); }));
+    CHECK(seat->kill().ok());
+    CHECK(spawner::wait_and_reap(child.pidfd.get(), 1000));
+  }
+}
+
+TEST_CASE("who may make no groups can still choose stop signals or none", "[cgroup]") {
+  need_root();
+  RuntimeDir dir;
+  REQUIRE(::chown(dir.path().c_str(), 65534, 65534) == 0);
+  Nobody nobody;
+  auto refused = make_freezer({.instance = unique_instance("nob"), .choice = Choice::cgroup_v2, .runtime_dir = dir.path()});
+  CHECK_FALSE(refused.ok());
+  for (const Choice choice : {Choice::stop_signals, Choice::none}) {
+    auto events = std::make_shared<RecordedEvents>();
+    auto made = make_freezer(
+        {.instance = unique_instance("nob"), .choice = choice, .events = events, .runtime_dir = dir.path()});
+    INFO(made.status().ToString());
+    REQUIRE(made.ok());
+    auto freezer = *std::move(made);
+    CHECK(freezer->missing_limits() == "memory, pids");
+    if (probe().kind != Layout::Kind::none) CHECK(events->has("freezer.group_missing"));
+    CHECK(events->has("freezer.limit_missing"));
+    auto seat = freezer->prepare({.name = "sb-1"}).value();
+    CHECK(seat->cgroup_v2_fd() == -1);
+    auto child = sleeper(*seat);
+    CHECK(seat->freeze().ok());
+    if (choice == Choice::stop_signals) CHECK(eventually([&] { return seat->frozen() == std::optional<bool>(true); }));
+    CHECK(seat->kill().ok());
+    CHECK(spawner::wait_and_reap(child.pidfd.get(), 1000));
+    CHECK(seat->remove().ok());
+  }
+  CHECK(std::filesystem::is_empty(dir.path()));
+}
+
+TEST_CASE("limits that are missing are said to be", "[cgroup]") {
+  need(Choice::cgroup_v2);
+  RuntimeDir dir;
+  const Layout layout = probe();
+  if (!layout.v1_memory.empty() && !layout.v1_pids.empty())
+    CHECK(make(Choice::automatic, dir, unique_instance("all"))->missing_limits().empty());
+  const auto& available = layout.v2_controllers;
+  if (std::find(available.begin(), available.end(), "memory") != available.end())
+    FAASKIT_SKIP("memory is a v2 controller here");
+  // The same machine, without its v1 hierarchies: v2 has no controller to give.
+  std::ofstream(dir.path() + "/mounts") << "41 31 0:38 / " << layout.v2_mount << " rw,relatime - cgroup2 cgroup2 rw\n";
+  auto events = std::make_shared<RecordedEvents>();
+  auto freezer = make_freezer({.instance = unique_instance("mis"),
+                               .events = events,
+                               .runtime_dir = dir.path(),
+                               .probe = {dir.path() + "/mounts", "/proc/self/cgroup"}});
+  INFO(freezer.status().ToString());
+  REQUIRE(freezer.ok());
+  CHECK((*freezer)->missing_limits() == "memory, pids");
+  CHECK((*freezer)->limits_source() == "memory: missing, pids: missing, cpu: missing");
+  CHECK(events->has("freezer.limit_missing"));
+}
+
 }  // namespace
 }  // namespace faaskit::cgroup

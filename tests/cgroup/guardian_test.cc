@@ -1,5 +1,6 @@
 // If these failed: a host that was killed would leave processes, groups and directories behind, or somebody
 // clearing up after it would take a living host's sandboxes.
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 #include <cstdio>
@@ -10,13 +11,15 @@ namespace faaskit::cgroup {
 namespace {
 
 struct DoomedHost {
-  DoomedHost(const RuntimeDir& dir, const std::string& instance, const std::string& choice) {
+  DoomedHost(const RuntimeDir& dir, const std::string& instance, const std::string& choice)
+      : DoomedHost(dir.path(), instance, choice) {}
+  DoomedHost(const std::string& dir, const std::string& instance, const std::string& choice) {
     int ends[2];
     REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
     pid = ::fork();
     if (pid == 0) {
       ::dup2(ends[1], 1);
-      ::execl(DOOMED_HOST, DOOMED_HOST, dir.path().c_str(), instance.c_str(), choice.c_str(), nullptr);
+      ::execl(DOOMED_HOST, DOOMED_HOST, dir.c_str(), instance.c_str(), choice.c_str(), nullptr);
       ::_exit(127);
     }
     ::close(ends[1]);
@@ -170,6 +173,150 @@ TEST_CASE("a runtime directory that others may write is refused", "[cgroup][guar
   RuntimeDir dir;
   REQUIRE(::chmod(dir.path().c_str(), 0777) == 0);
   CHECK(absl::IsFailedPrecondition(make_freezer({.instance = unique_instance("perm"), .runtime_dir = dir.path()}).status()));
+}
+
+TEST_CASE("a namesake with a runtime directory of its own is refused and left alone", "[cgroup][guardian]") {
+  for (const std::string choice : {"v2", "v1"}) {
+    need(choice == "v1" ? Choice::cgroup_v1 : Choice::cgroup_v2);
+    RuntimeDir dir, other;
+    const std::string instance = unique_instance("name");
+    DoomedHost host(dir, instance, choice);
+    const auto groups = groups_of(instance);
+    auto second = make_freezer({.instance = instance,
+                                .choice = choice == "v1" ? Choice::cgroup_v1 : Choice::cgroup_v2,
+                                .runtime_dir = other.path()});
+    CHECK(absl::IsAlreadyExists(second.status()));
+    CHECK(std::filesystem::is_empty(other.path()));
+    CHECK(host.children_alive());
+    CHECK(groups_of(instance) == groups);
+    host.kill();
+    CHECK(eventually([&] { return groups_of(instance).empty() && std::filesystem::is_empty(dir.path()); }));
+  }
+}
+
+TEST_CASE("a record that names another's group takes nothing from it", "[cgroup][guardian]") {
+  need(Choice::cgroup_v2);
+  RuntimeDir dir, other;
+  const std::string instance = unique_instance("reco");
+  DoomedHost host(dir, instance, "v2");
+  // As a restart of the machine leaves it, when the runtime directory is on disk.
+  const std::string stale = other.path() + "/" + instance;
+  std::filesystem::create_directory(stale);
+  std::ofstream(stale + "/lock") << "";
+  std::ofstream(stale + "/groups") << "try:" << probe().v2 << "/faaskit-" << instance << " 0\nv2:" << probe().v2
+                                   << "/faaskit-" << instance << " 1\n";
+  absl::StatusOr<SweepReport> report = sweep(other.path());
+  REQUIRE(report.ok());
+  CHECK(report->removed == 1);
+  CHECK(std::filesystem::is_empty(other.path()));
+  CHECK(host.children_alive());
+  CHECK_FALSE(groups_of(instance).empty());
+  host.kill();
+  CHECK(eventually([&] { return groups_of(instance).empty() && std::filesystem::is_empty(dir.path()); }));
+}
+
+TEST_CASE("a relative runtime directory is refused", "[cgroup][guardian]") {
+  RuntimeDir dir;
+  std::filesystem::current_path(dir.path());
+  for (const std::string path : {"", "run", "./run", "../run"}) {
+    CHECK(absl::IsInvalidArgument(
+        make_freezer({.instance = unique_instance("rel"), .choice = Choice::none, .runtime_dir = path}).status()));
+    CHECK(absl::IsInvalidArgument(sweep(path).status()));
+  }
+  CHECK(std::filesystem::is_empty(dir.path()));
+}
+
+TEST_CASE("the sweep trusts no directory that others may write", "[cgroup][guardian]") {
+  need_root();
+  RuntimeDir dir;
+  REQUIRE(::chmod(dir.path().c_str(), 0777) == 0);
+  CHECK(absl::IsFailedPrecondition(sweep(dir.path()).status()));
+  REQUIRE(::chmod(dir.path().c_str(), 0700) == 0);
+  REQUIRE(::chown(dir.path().c_str(), 65534, 65534) == 0);
+  CHECK(absl::IsFailedPrecondition(sweep(dir.path()).status()));
+  CHECK(sweep(dir.path() + "/none").ok());
+}
+
+TEST_CASE("a guardian that was killed is replaced before the next sandbox", "[cgroup][guardian]") {
+  need(Choice::automatic);
+  RuntimeDir dir;
+  auto events = std::make_shared<RecordedEvents>();
+  auto freezer =
+      make_freezer({.instance = unique_instance("again"), .events = events, .runtime_dir = dir.path()}).value();
+  const pid_t first = guardian_of(::getpid());
+  REQUIRE(first > 1);
+  CHECK(freezer->prepare({.name = "sb-0"}).ok());
+  CHECK(guardian_of(::getpid()) == first);
+  REQUIRE(::kill(first, SIGKILL) == 0);
+  siginfo_t info{};
+  REQUIRE(::waitid(P_PID, static_cast<id_t>(first), &info, WEXITED | WNOWAIT | __WALL) == 0);
+  CHECK(freezer->prepare({.name = "sb-1"}).ok());
+  const pid_t second = guardian_of(::getpid());
+  CHECK(second > 1);
+  CHECK(second != first);
+  CHECK(events->has("freezer.guardian_restarted"));
+}
+
+TEST_CASE("a process that the application forked does not delay the end", "[cgroup][guardian]") {
+  need(Choice::automatic);
+  RuntimeDir dir;
+  auto freezer = make_freezer({.instance = unique_instance("fork"), .runtime_dir = dir.path()}).value();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    for (;;) ::pause();
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  freezer.reset();
+  CHECK(std::chrono::steady_clock::now() - begin < 2s);
+  CHECK(std::filesystem::is_empty(dir.path()));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
+TEST_CASE("what would not go is told, whoever reaped the guardian", "[cgroup][guardian]") {
+  need(Choice::automatic);
+  RuntimeDir dir;
+  const std::string instance = unique_instance("left");
+  ::signal(SIGCHLD, SIG_IGN);
+  auto events = std::make_shared<RecordedEvents>();
+  auto freezer = make_freezer({.instance = instance, .events = events, .runtime_dir = dir.path()}).value();
+  std::filesystem::create_directories(dir.path() + "/" + instance + "/strange/deep");
+  freezer.reset();
+  CHECK(events->has("freezer.left_behind"));
+  CHECK(groups_of(instance).empty());
+  // A later sweep knows it still, and succeeds once it can.
+  CHECK(sweep(dir.path())->failed == 1);
+  std::filesystem::remove_all(dir.path() + "/" + instance + "/strange");
+  CHECK(sweep(dir.path())->removed == 1);
+  CHECK(std::filesystem::is_empty(dir.path()));
+  ::signal(SIGCHLD, SIG_DFL);
+}
+
+TEST_CASE("mounts are found below a directory with blanks, links and slashes in its name", "[cgroup][guardian]") {
+  need(Choice::cgroup_v2);
+  RuntimeDir parent;
+  const std::string place = parent.path() + "/with blank";
+  std::filesystem::create_directory(place);
+  std::filesystem::create_directory_symlink(place, parent.path() + "/link");
+  REQUIRE(::mkdir((place + "/run").c_str(), 0700) == 0);
+  const std::string run = parent.path() + "/link/run/";
+  const std::string dead = unique_instance("mnt");
+  DoomedHost victim(run, dead, "v2");
+  const pid_t guardian = guardian_of(victim.pid);
+  REQUIRE(guardian > 1);
+  ::kill(guardian, SIGKILL);
+  victim.kill();
+  const std::string mount = place + "/run/" + dead + "/mnt";
+  std::filesystem::create_directory(mount);
+  const bool mounted = ::mount("none", mount.c_str(), "tmpfs", 0, nullptr) == 0;
+  absl::StatusOr<SweepReport> report = absl::InternalError("not run");
+  CHECK(eventually([&] {
+    report = sweep(run);
+    return report.ok() && report->removed == 1;
+  }));
+  if (mounted) ::umount2(mount.c_str(), MNT_DETACH);
+  CHECK(std::filesystem::is_empty(place + "/run"));
+  CHECK(groups_of(dead).empty());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // If these failed: a host would look for its groups where there are none, or outside those given to it.
 #include <fstream>
 
+#include "cgroup/place.h"
 #include "machine.h"
 
 namespace faaskit::cgroup {
@@ -62,6 +63,43 @@ TEST_CASE("groups are made in the process's own group, where it can be seen", "[
   // Not to be seen from here.
   CHECK(memory_of("/", "/../outside") == mount);
   CHECK(memory_of("/", "/gone") == mount);
+}
+
+// A hierarchy of plain files. Where `holds_processes`, enabling a controller is refused, as the kernel does.
+void fake_group(const std::string& path, const std::string& available, const std::string& enabled, bool holds_processes) {
+  std::filesystem::create_directories(path);
+  std::ofstream(path + "/cgroup.procs") << "";
+  std::ofstream(path + "/cgroup.controllers") << available << "\n";
+  if (holds_processes) {
+    std::filesystem::create_directory(path + "/cgroup.subtree_control");
+  } else {
+    std::ofstream(path + "/cgroup.subtree_control") << enabled << "\n";
+  }
+}
+
+TEST_CASE("v2 groups are made where memory and pids can be given to them", "[cgroup][layout]") {
+  RuntimeDir dir;
+  const std::string top = dir.path() + "/top";
+  const std::vector<std::string> wanted = {"memory", "pids"};
+  Layout layout;
+  layout.v2_mount = top;
+  // A login by systemd: the session's scope holds processes, the slice of the user does not.
+  fake_group(top, "cpu memory pids", "memory pids", false);
+  fake_group(top + "/user.slice", "memory pids", "memory pids", false);
+  fake_group(top + "/user.slice/user-0.slice", "memory pids", "", false);
+  fake_group(top + "/user.slice/user-0.slice/session-1.scope", "memory pids", "", true);
+  layout.v2 = top + "/user.slice/user-0.slice/session-1.scope";
+  CHECK(v2_parent(layout, wanted) == top + "/user.slice/user-0.slice");
+  CHECK(v2_parent(layout, {}) == layout.v2);
+  CHECK(v2_parent(layout, {"hugetlb"}) == layout.v2);
+  // One that can have them itself stays, and the top is the end.
+  layout.v2 = top + "/user.slice";
+  CHECK(v2_parent(layout, wanted) == layout.v2);
+  layout.v2 = top;
+  CHECK(v2_parent(layout, {"memory", "hugetlb"}) == top);
+  // A container sees no further than its own part of the hierarchy.
+  layout.v2_mount = layout.v2 = top + "/user.slice/user-0.slice/session-1.scope";
+  CHECK(v2_parent(layout, wanted) == layout.v2);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -51,6 +52,19 @@ class RuntimeDir {
 
  private:
   std::string path_;
+};
+
+// Without privileges until the end of the scope, as who has none.
+class Nobody {
+ public:
+  Nobody() { REQUIRE(::seteuid(65534) == 0); }
+  ~Nobody() { (void)!::seteuid(0); }
+};
+
+struct RecordedEvents final : EventSink {
+  void emit(Event event) override { names.emplace_back(event.name); }
+  bool has(const std::string& name) const { return std::find(names.begin(), names.end(), name) != names.end(); }
+  std::vector<std::string> names;
 };
 
 inline std::string unique_instance(const std::string& tag) { return "t-" + tag + "-" + std::to_string(::getpid()); }

@@ -96,7 +96,10 @@ class FAASKIT_EXPORT Freezer {
   virtual FreezerKind kind() const = 0;
   // Which of memory, pids and cpu limits are really enforced here, for `doctor` and for records.
   virtual std::string_view limits_source() const = 0;
+  // Of memory and pids, the limits that are not enforced here: "memory, pids". Empty: both are.
+  virtual std::string missing_limits() const = 0;
   // Makes the groups with their limits set. May block: call it on the blocking executor.
+  //   kAlreadyExists      a seat of that name is there
   //   kResourceExhausted  the kernel is out of groups, descriptors or memory
   //   kPermissionDenied   EACCES, EPERM: fix the deployment
   virtual absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec& spec) = 0;
