@@ -19,8 +19,8 @@
 
 #include <absl/strings/str_cat.h>
 
-#include "faaskit/process/sandbox_factory.h"
 #include "faaskit/process/reap.h"
+#include "faaskit/process/sandbox_factory.h"
 #include "process/program.h"
 #include "process/setup.h"
 #include "process/uid_pool.h"
@@ -56,8 +56,10 @@ std::string missing_privileges() {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
   if (::syscall(SYS_capget, &header, data) != 0) return "capabilities";
-  const std::pair<int, const char*> needed[] = {{CAP_CHOWN, "CAP_CHOWN"},     {CAP_SETGID, "CAP_SETGID"},
-                                                {CAP_SETUID, "CAP_SETUID"},   {CAP_SETPCAP, "CAP_SETPCAP"},
+  const std::pair<int, const char*> needed[] = {{CAP_CHOWN, "CAP_CHOWN"},
+                                                {CAP_SETGID, "CAP_SETGID"},
+                                                {CAP_SETUID, "CAP_SETUID"},
+                                                {CAP_SETPCAP, "CAP_SETPCAP"},
                                                 {CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
   std::string missing;
   for (const auto& [number, name] : needed) {
@@ -104,7 +106,8 @@ std::string base_name(const std::string& path) { return path.substr(path.rfind('
 // A detached, read-only mount of the code, taken with the host's rights: the folders above it need not be
 // open to the sandbox.
 absl::StatusOr<UniqueFd> take_code(const std::string& path) {
-  UniqueFd tree(static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+  UniqueFd tree(static_cast<int>(
+      ::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
   if (!tree) return errno_status(errno, "take code_path " + path);
   struct {
     std::uint64_t set, clear, propagation, user_namespace;
@@ -124,7 +127,8 @@ absl::Status write_proc(pid_t pid, const char* file, const std::string& text) {
 
 absl::Status set_nonblocking(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
-  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return errno_status(errno, "fcntl O_NONBLOCK");
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
+    return errno_status(errno, "fcntl O_NONBLOCK");
   return absl::OkStatus();
 }
 
@@ -151,17 +155,21 @@ class ProcessFactory final : public SandboxFactory {
   }
 
   absl::Status open() {
-    if (options_.uid_base < 1000 || options_.uid_count == 0 || options_.uid_base > UINT32_MAX - 1 - options_.uid_count)
-      return absl::InvalidArgumentError(absl::StrCat("uid_base ", options_.uid_base, ", uid_count ", options_.uid_count,
-                                                     ": the range must not be empty and must start at 1000 or later"));
+    if (options_.uid_base < 1000 || options_.uid_count == 0 ||
+        options_.uid_base > UINT32_MAX - 1 - options_.uid_count)
+      return absl::InvalidArgumentError(
+          absl::StrCat("uid_base ", options_.uid_base, ", uid_count ", options_.uid_count,
+                       ": the range must not be empty and must start at 1000 or later"));
     if (options_.setup_timeout <= std::chrono::milliseconds::zero())
       return absl::InvalidArgumentError("setup_timeout must be positive");
     for (const std::string& path : options_.host_paths) {
       if (path.size() < 2 || path[0] != '/' || !stays_inside(path.substr(1)) || path.back() == '/')
-        return absl::InvalidArgumentError(absl::StrCat("host_paths: '", path, "' must be absolute, without '..' or a trailing '/'"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("host_paths: '", path, "' must be absolute, without '..' or a trailing '/'"));
     }
     tree_ = survey(options_.host_paths);
-    if (tree_.size() > 50) return absl::InvalidArgumentError(absl::StrCat("host_paths: ", tree_.size(), " of them, limit 50"));
+    if (tree_.size() > 50)
+      return absl::InvalidArgumentError(absl::StrCat("host_paths: ", tree_.size(), " of them, limit 50"));
     if (options_.python_runtime.empty()) options_.python_runtime = std::string(worker_runtime::python());
 
     if (options_.python.empty()) {
@@ -169,14 +177,16 @@ class ProcessFactory final : public SandboxFactory {
         if (python_.empty()) python_ = real_program(candidate);
     } else {
       python_ = real_program(options_.python);
-      if (python_.empty()) return absl::InvalidArgumentError(absl::StrCat("python: ", options_.python, " is no program"));
+      if (python_.empty())
+        return absl::InvalidArgumentError(absl::StrCat("python: ", options_.python, " is no program"));
     }
     const bool visible = std::any_of(tree_.begin(), tree_.end(), [&](const HostPath& entry) {
       return python_.rfind(entry.path + "/", 0) == 0;
     });
     if (!python_.empty() && !visible) {
       if (!options_.python.empty())
-        return absl::InvalidArgumentError(absl::StrCat("python: ", python_, " is not beneath any of host_paths"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("python: ", python_, " is not beneath any of host_paths"));
       python_.clear();
     }
 
@@ -206,7 +216,7 @@ class ProcessFactory final : public SandboxFactory {
   Isolation isolation() const override { return isolation_; }
 
   absl::Status check(const FunctionSpec& spec) override {
-    struct stat code {};
+    struct stat code{};
     return check(spec, code);
   }
 
@@ -235,9 +245,9 @@ class ProcessFactory final : public SandboxFactory {
     if (params.spec == nullptr || params.seat == nullptr)
       return absl::InvalidArgumentError("CreateParams needs a spec and a seat");
     if (params.origin != Origin::fresh)
-      return absl::FailedPreconditionError(
-          absl::StrCat("origin ", std::string(to_string(params.origin)), ": process sandboxes are made fresh"));
-    struct stat code {};
+      return absl::FailedPreconditionError(absl::StrCat("origin ", std::string(to_string(params.origin)),
+                                                        ": process sandboxes are made fresh"));
+    struct stat code{};
     if (absl::Status status = check(*params.spec, code); !status.ok()) return status;
     if (absl::Status status = usable(); !status.ok()) return status;
 
@@ -273,52 +283,65 @@ class ProcessFactory final : public SandboxFactory {
  private:
   absl::Status usable() const {
     if (isolation_ != Isolation::none) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat("process sandboxes cannot be made here; missing: ", missing_));
+    return absl::FailedPreconditionError(
+        absl::StrCat("process sandboxes cannot be made here; missing: ", missing_));
   }
 
   absl::Status check(const FunctionSpec& spec, struct stat& code) const {
     const std::string who = absl::StrCat("function ", spec.name, ": ");
     if (static_cast<int>(isolation_) < static_cast<int>(spec.minimum_isolation))
       return absl::FailedPreconditionError(
-          absl::StrCat(who, "minimum_isolation is ", std::string(to_string(spec.minimum_isolation)), ", this machine gives ",
-                       std::string(to_string(isolation_)), missing_.empty() ? "" : "; missing: ", missing_));
+          absl::StrCat(who, "minimum_isolation is ", std::string(to_string(spec.minimum_isolation)),
+                       ", this machine gives ", std::string(to_string(isolation_)),
+                       missing_.empty() ? "" : "; missing: ", missing_));
     const bool python = spec.runtime == "python3";
     if (!python && spec.runtime != "exec")
-      return absl::InvalidArgumentError(absl::StrCat(who, "runtime '", spec.runtime, "': python3 and exec are known"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "runtime '", spec.runtime, "': python3 and exec are known"));
     if (python && python_.empty())
-      return absl::FailedPreconditionError(absl::StrCat(who, "runtime python3: no interpreter found on this machine"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(who, "runtime python3: no interpreter found on this machine"));
     if (spec.code_path.empty() || spec.code_path.find('\0') != std::string::npos)
       return absl::InvalidArgumentError(absl::StrCat(who, "code_path is empty or holds a zero byte"));
-    if (::stat(spec.code_path.c_str(), &code) != 0) return errno_status(errno, absl::StrCat(who, "code_path ", spec.code_path));
+    if (::stat(spec.code_path.c_str(), &code) != 0)
+      return errno_status(errno, absl::StrCat(who, "code_path ", spec.code_path));
 
     const bool folder = S_ISDIR(code.st_mode);
     if (!folder && !S_ISREG(code.st_mode))
-      return absl::InvalidArgumentError(absl::StrCat(who, "code_path ", spec.code_path, " is neither a file nor a folder"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "code_path ", spec.code_path, " is neither a file nor a folder"));
     const mode_t needed = folder || !python ? S_IROTH | S_IXOTH : S_IROTH;
     if ((code.st_mode & needed) != needed)
-      return absl::InvalidArgumentError(absl::StrCat(who, "code_path ", spec.code_path, " must be ",
-                                                     needed == S_IROTH ? "readable" : "readable and executable",
-                                                     " by others: the sandbox has a uid of its own"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "code_path ", spec.code_path, " must be ",
+                       needed == S_IROTH ? "readable" : "readable and executable",
+                       " by others: the sandbox has a uid of its own"));
     if (python && !valid_python_handler(spec.handler))
-      return absl::InvalidArgumentError(absl::StrCat(who, "handler '", spec.handler, "': must be module:callable"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "handler '", spec.handler, "': must be module:callable"));
     if (!python && folder && !stays_inside(spec.handler))
-      return absl::InvalidArgumentError(absl::StrCat(who, "handler '", spec.handler, "': must name a file in code_path"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "handler '", spec.handler, "': must name a file in code_path"));
 
     if (spec.limits.memory_bytes < kMinMemoryBytes)
-      return absl::InvalidArgumentError(
-          absl::StrCat(who, "limits.memory_bytes is ", spec.limits.memory_bytes, ", at least ", kMinMemoryBytes));
-    if (spec.limits.pids == 0) return absl::InvalidArgumentError(absl::StrCat(who, "limits.pids is 0, at least 1"));
+      return absl::InvalidArgumentError(absl::StrCat(who, "limits.memory_bytes is ", spec.limits.memory_bytes,
+                                                     ", at least ", kMinMemoryBytes));
+    if (spec.limits.pids == 0)
+      return absl::InvalidArgumentError(absl::StrCat(who, "limits.pids is 0, at least 1"));
     if (spec.limits.cpu_weight < 1 || spec.limits.cpu_weight > 10000)
-      return absl::InvalidArgumentError(absl::StrCat(who, "limits.cpu_weight is ", spec.limits.cpu_weight, ", 1 to 10000"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "limits.cpu_weight is ", spec.limits.cpu_weight, ", 1 to 10000"));
 
     std::size_t bytes = 0;
     for (const auto& [name, value] : spec.env) {
       if (!valid_name(name) || value.find('\0') != std::string::npos)
-        return absl::InvalidArgumentError(absl::StrCat(who, "env '", name, "': names are [A-Za-z_][A-Za-z0-9_]*, values without zero bytes"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            who, "env '", name, "': names are [A-Za-z_][A-Za-z0-9_]*, values without zero bytes"));
       bytes += name.size() + value.size() + 2;
     }
     if (bytes > kMaxEnvironmentBytes)
-      return absl::InvalidArgumentError(absl::StrCat(who, "env holds ", bytes, " bytes, limit ", kMaxEnvironmentBytes));
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "env holds ", bytes, " bytes, limit ", kMaxEnvironmentBytes));
     return absl::OkStatus();
   }
 
@@ -351,7 +374,8 @@ class ProcessFactory final : public SandboxFactory {
 
   absl::StatusOr<Spare> make_spare(Seat& seat) {
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return errno_status(errno, "socketpair");
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+      return errno_status(errno, "socketpair");
     Spare spare;
     spare.control.reset(ends[0]);
     UniqueFd theirs(ends[1]);
@@ -392,26 +416,30 @@ class ProcessFactory final : public SandboxFactory {
   }
 
   // On error the spare is spoilt.
-  absl::StatusOr<SandboxHandles> become(Spare& spare, const FunctionSpec& spec, const struct stat& checked, Seat& seat) {
+  absl::StatusOr<SandboxHandles> become(Spare& spare, const FunctionSpec& spec, const struct stat& checked,
+                                        Seat& seat) {
     if (absl::Status status = seat.set_limits(spec.limits); !status.ok()) return status;
     absl::StatusOr<UniqueFd> code = take_code(spec.code_path);
     if (!code.ok()) return code.status();
-    struct stat taken {};
+    struct stat taken{};
     if (::fstat(code->get(), &taken) != 0) return errno_status(errno, "fstat of code_path " + spec.code_path);
     if (taken.st_dev != checked.st_dev || taken.st_ino != checked.st_ino)
-      return absl::UnavailableError(absl::StrCat("code_path ", spec.code_path, " was replaced while the sandbox was made"));
+      return absl::UnavailableError(
+          absl::StrCat("code_path ", spec.code_path, " was replaced while the sandbox was made"));
     const bool folder = S_ISDIR(taken.st_mode);
 
     SandboxHandles handles;
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return errno_status(errno, "socketpair");
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+      return errno_status(errno, "socketpair");
     handles.channel.reset(ends[0]);
     UniqueFd channel(ends[1]);
     if (::pipe2(ends, O_CLOEXEC) != 0) return errno_status(errno, "pipe");
     handles.output.reset(ends[0]);
     UniqueFd output(ends[1]);
     // So that /dev/stdout can be opened by name, which goes by the pipe's owner.
-    if (::fchown(output.get(), spare.uid, spare.uid) != 0) return errno_status(errno, "fchown of the output pipe");
+    if (::fchown(output.get(), spare.uid, spare.uid) != 0)
+      return errno_status(errno, "fchown of the output pipe");
     if (absl::Status status = set_nonblocking(handles.channel.get()); !status.ok()) return status;
     if (absl::Status status = set_nonblocking(handles.output.get()); !status.ok()) return status;
 
@@ -421,7 +449,8 @@ class ProcessFactory final : public SandboxFactory {
     furnish.code_file = folder ? "" : base_name(spec.code_path);
     furnish.open_files = options_.open_files;
     furnish.user_namespace = namespaces_.user;
-    if (absl::Status status = furnished(furnish).run(control, options_.setup_timeout); !status.ok()) return status;
+    if (absl::Status status = furnished(furnish).run(control, options_.setup_timeout); !status.ok())
+      return status;
 
     BecomePlan become;
     become.id = spare.uid;
@@ -429,18 +458,21 @@ class ProcessFactory final : public SandboxFactory {
       become.id = kInsideId;
       become.user_namespace = true;
       const std::string map = absl::StrCat(kInsideId, " ", spare.uid, " 1");
-      for (const auto& [file, text] : {std::pair<const char*, std::string>{"setgroups", "deny"}, {"gid_map", map}, {"uid_map", map}})
+      for (const auto& [file, text] :
+           {std::pair<const char*, std::string>{"setgroups", "deny"}, {"gid_map", map}, {"uid_map", map}})
         if (absl::Status status = write_proc(spare.child.pid, file, text); !status.ok()) return status;
     }
     become.channel = channel.get();
     become.output = output.get();
     if (spec.runtime == "python3") {
-      become.argv = {python_, "-I", "/faaskit/runtime.py", folder ? "/code" : "/code/" + furnish.code_file, spec.handler};
+      become.argv = {python_, "-I", "/faaskit/runtime.py", folder ? "/code" : "/code/" + furnish.code_file,
+                     spec.handler};
     } else {
       become.argv = {"/code/" + (folder ? spec.handler : furnish.code_file)};
     }
     become.environment = environment(spec);
-    if (absl::Status status = becomes(become).run_and_become(control, options_.setup_timeout); !status.ok()) return status;
+    if (absl::Status status = becomes(become).run_and_become(control, options_.setup_timeout); !status.ok())
+      return status;
 
     handles.pid = spare.child.pid;
     handles.pidfd = std::move(spare.child.pidfd);
@@ -470,7 +502,8 @@ class ProcessFactory final : public SandboxFactory {
   void clear_ended() {
     std::lock_guard guard(mutex_);
     const auto gone = [&](const Spare& spare) {
-      if (!ended(spare.child.pidfd.get()) || !spawner::wait_and_reap(spare.child.pidfd.get(), 0)) return false;
+      if (!ended(spare.child.pidfd.get()) || !spawner::wait_and_reap(spare.child.pidfd.get(), 0))
+        return false;
       uids_->give_back(spare.uid);
       return true;
     };

@@ -66,7 +66,8 @@ Program& Program::call(std::string label, long number, std::vector<Arg> args, in
     }
     if (arg.kind_ == kArgTable) {
       std::vector<std::uint64_t> offsets;
-      for (const std::string& text : arg.table_) offsets.push_back(add_data(std::string_view(text.c_str(), text.size() + 1)));
+      for (const std::string& text : arg.table_)
+        offsets.push_back(add_data(std::string_view(text.c_str(), text.size() + 1)));
       offsets.push_back(UINT64_MAX);
       call.args[i] = add_data(std::string_view(reinterpret_cast<const char*>(offsets.data()),
                                                offsets.size() * sizeof(std::uint64_t)));
@@ -82,10 +83,12 @@ absl::Status Program::send(int control, std::chrono::milliseconds timeout) const
                         static_cast<std::uint32_t>(data_.size()), static_cast<std::uint32_t>(fds_.size())};
   const std::size_t call_bytes = calls_.size() * sizeof(SpawnerCall);
   if (sizeof header + call_bytes + data_.size() > kSpawnerMaxBytes)
-    return absl::InvalidArgumentError(absl::StrCat("set-up of the sandbox: ", sizeof header + call_bytes + data_.size(),
-                                                   " bytes, limit ", static_cast<int>(kSpawnerMaxBytes)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("set-up of the sandbox: ", sizeof header + call_bytes + data_.size(), " bytes, limit ",
+                     static_cast<int>(kSpawnerMaxBytes)));
   if (fds_.size() > kSpawnerMaxFds)
-    return absl::InternalError(absl::StrCat("set-up of the sandbox: more than ", static_cast<int>(kSpawnerMaxFds), " descriptors"));
+    return absl::InternalError(
+        absl::StrCat("set-up of the sandbox: more than ", static_cast<int>(kSpawnerMaxFds), " descriptors"));
 
   std::string message(reinterpret_cast<const char*>(&header), sizeof header);
   message.append(reinterpret_cast<const char*>(calls_.data()), call_bytes);
@@ -113,7 +116,8 @@ absl::Status Program::send(int control, std::chrono::milliseconds timeout) const
     if (wrote > 0) {
       sent += static_cast<std::size_t>(wrote);
     } else if (errno == EAGAIN) {
-      return absl::DeadlineExceededError(absl::StrCat("set-up of the sandbox: took no orders for ", timeout.count(), " ms"));
+      return absl::DeadlineExceededError(
+          absl::StrCat("set-up of the sandbox: took no orders for ", timeout.count(), " ms"));
     } else if (errno == EPIPE || errno == ECONNRESET) {
       return absl::UnavailableError("set-up of the sandbox: the spare has ended");
     } else if (errno != EINTR) {
@@ -127,12 +131,14 @@ absl::Status Program::receive(int control, std::chrono::milliseconds timeout, bo
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   SpawnerReply reply{};
   for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd ready{control, POLLIN, 0};
     const int polled = ::poll(&ready, 1, left.count() > 0 ? static_cast<int>(left.count()) : 0);
     if (polled < 0 && errno == EINTR) continue;
     if (polled <= 0)
-      return absl::DeadlineExceededError(absl::StrCat("set-up of the sandbox: no answer within ", timeout.count(), " ms"));
+      return absl::DeadlineExceededError(
+          absl::StrCat("set-up of the sandbox: no answer within ", timeout.count(), " ms"));
     // A reply is smaller than anything a stream socket would split.
     const ssize_t got = ::recv(control, &reply, sizeof reply, 0);
     if (got < 0 && errno == EINTR) continue;
@@ -145,7 +151,8 @@ absl::Status Program::receive(int control, std::chrono::milliseconds timeout, bo
   }
   if (reply.failed_call < 0) return absl::OkStatus();
   const std::size_t index = static_cast<std::size_t>(reply.failed_call);
-  const std::string what = absl::StrCat("set-up of the sandbox: ", index < labels_.size() ? labels_[index] : "?");
+  const std::string what =
+      absl::StrCat("set-up of the sandbox: ", index < labels_.size() ? labels_[index] : "?");
   const absl::Status cause = errno_status(reply.error, what);
   // What the machine has run out of may come back; anything else is this sandbox's own failure.
   if (absl::IsResourceExhausted(cause)) return cause;

@@ -35,24 +35,27 @@ constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom"}
 struct MountAttributes {
   std::uint64_t set = 0, clear = 0, propagation = 0, user_namespace = 0;
 };
-constexpr std::uint64_t kReadOnly = MOUNT_ATTR_RDONLY, kNoSetuid = MOUNT_ATTR_NOSUID, kNoDevices = MOUNT_ATTR_NODEV,
-                        kNoExec = MOUNT_ATTR_NOEXEC;
+constexpr std::uint64_t kReadOnly = MOUNT_ATTR_RDONLY, kNoSetuid = MOUNT_ATTR_NOSUID,
+                        kNoDevices = MOUNT_ATTR_NODEV, kNoExec = MOUNT_ATTR_NOEXEC;
 
 void clone_tree(Program& program, const std::string& path, int slot, std::uint64_t attributes) {
   const std::string what = "take " + path;
-  program.call(what, SYS_open_tree,
-               {AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE}, slot);
+  program.call(what, SYS_open_tree, {AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE},
+               slot);
   program.call(what + " read-only", SYS_mount_setattr,
-               {Program::slot(slot), "", AT_EMPTY_PATH | AT_RECURSIVE, Program::object(MountAttributes{attributes, 0, MS_PRIVATE, 0}),
+               {Program::slot(slot), "", AT_EMPTY_PATH | AT_RECURSIVE,
+                Program::object(MountAttributes{attributes, 0, MS_PRIVATE, 0}),
                 static_cast<long>(sizeof(MountAttributes))});
 }
 
 void attach(Program& program, int slot, const std::string& to) {
-  program.call("attach " + to, SYS_move_mount, {Program::slot(slot), "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH});
+  program.call("attach " + to, SYS_move_mount,
+               {Program::slot(slot), "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH});
 }
 
 void new_filesystem(Program& program, const std::string& type,
-                    const std::vector<std::pair<std::string, std::string>>& options, std::uint64_t attributes, int slot) {
+                    const std::vector<std::pair<std::string, std::string>>& options, std::uint64_t attributes,
+                    int slot) {
   const std::string what = "new " + type;
   program.call(what, SYS_fsopen, {type, FSOPEN_CLOEXEC}, kWorkSlot);
   for (const auto& [key, value] : options)
@@ -67,7 +70,8 @@ void make_directory(Program& program, const std::string& relative) {
 }
 
 void make_file(Program& program, const std::string& relative, std::string_view content, int mode = 0444) {
-  program.call("make " + relative, SYS_openat, {AT_FDCWD, relative, O_WRONLY | O_CREAT | O_CLOEXEC, mode}, kWorkSlot);
+  program.call("make " + relative, SYS_openat, {AT_FDCWD, relative, O_WRONLY | O_CREAT | O_CLOEXEC, mode},
+               kWorkSlot);
   if (!content.empty())
     program.call("write " + relative, SYS_write,
                  {Program::slot(kWorkSlot), Program::bytes(content), static_cast<long>(content.size())});
@@ -84,7 +88,8 @@ void make_parents(Program& program, std::set<std::string>& made, const std::stri
 void write_to(Program& program, const std::string& path, std::string_view text, int tolerated = 0) {
   program.call("open " + path, SYS_openat, {AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0}, kWorkSlot);
   program.call("write " + path, SYS_write,
-               {Program::slot(kWorkSlot), Program::bytes(text), static_cast<long>(text.size())}, -1, tolerated);
+               {Program::slot(kWorkSlot), Program::bytes(text), static_cast<long>(text.size())}, -1,
+               tolerated);
   program.call("close " + path, SYS_close, {Program::slot(kWorkSlot)});
 }
 
@@ -119,7 +124,7 @@ std::vector<HostPath> survey(const std::vector<std::string>& paths) {
       return path == earlier.path ||
              (earlier.kind == HostPath::Kind::directory && path.rfind(earlier.path + "/", 0) == 0);
     });
-    struct stat info {};
+    struct stat info{};
     if (covered || ::lstat(path.c_str(), &info) != 0) continue;
     HostPath entry{HostPath::Kind::directory, path, ""};
     if (S_ISLNK(info.st_mode)) {
@@ -177,10 +182,12 @@ Program parked(const ParkPlan& plan) {
       clone_tree(program, tree[i].path, static_cast<int>(i), kReadOnly | kNoSetuid | kNoDevices);
   }
   int slot = kDeviceSlot;
-  for (const char* device : kDevices) clone_tree(program, std::string("/dev/") + device, slot++, kNoSetuid | kNoExec);
+  for (const char* device : kDevices)
+    clone_tree(program, std::string("/dev/") + device, slot++, kNoSetuid | kNoExec);
 
   // Built over /proc, which surely exists, and entered before anything of the host is covered by it.
-  new_filesystem(program, "tmpfs", {{"mode", "0755"}, {"size", "4m"}, {"nr_inodes", "1k"}}, kNoSetuid | kNoDevices, kRootSlot);
+  new_filesystem(program, "tmpfs", {{"mode", "0755"}, {"size", "4m"}, {"nr_inodes", "1k"}},
+                 kNoSetuid | kNoDevices, kRootSlot);
   attach(program, kRootSlot, "/proc");
   program.call("enter the new root", SYS_fchdir, {Program::slot(kRootSlot)});
 
@@ -206,10 +213,13 @@ Program parked(const ParkPlan& plan) {
     make_file(program, std::string("dev/") + device, "");
     attach(program, slot++, std::string("dev/") + device);
   }
-  const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "dev/fd"},   {"/proc/self/fd/0", "dev/stdin"},
-                                                       {"/proc/self/fd/1", "dev/stdout"}, {"/proc/self/fd/2", "dev/stderr"},
+  const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "dev/fd"},
+                                                       {"/proc/self/fd/0", "dev/stdin"},
+                                                       {"/proc/self/fd/1", "dev/stdout"},
+                                                       {"/proc/self/fd/2", "dev/stderr"},
                                                        {"/tmp", "dev/shm"}};
-  for (const auto& [target, name] : links) program.call(std::string("link ") + name, SYS_symlinkat, {target, AT_FDCWD, name});
+  for (const auto& [target, name] : links)
+    program.call(std::string("link ") + name, SYS_symlinkat, {target, AT_FDCWD, name});
 
   make_directory(program, "proc");
   new_filesystem(program, "proc", {{"hidepid", "2"}}, kNoSetuid | kNoDevices | kNoExec, kRootSlot);

@@ -33,7 +33,8 @@ struct Namespaces {
   std::string missing;  // names, for people
 };
 // What the kernel knows and its limits allow. `limits`: see namespaces(7), /proc/sys/user.
-Namespaces available_namespaces(const std::string& known = "/proc/self/ns", const std::string& limits = "/proc/sys/user");
+Namespaces available_namespaces(const std::string& known = "/proc/self/ns",
+                                const std::string& limits = "/proc/sys/user");
 
 struct ParkPlan {
   const std::vector<HostPath>* tree = nullptr;

@@ -55,7 +55,8 @@ struct Start {
 };
 
 // Runs in the child, on a stack of its own but in the parent's memory: system calls only.
-__attribute__((noinline, noreturn, no_sanitize("address", "thread", "undefined"))) void become_helper(void* arg) {
+__attribute__((noinline, noreturn, no_sanitize("address", "thread", "undefined"))) void become_helper(
+    void* arg) {
   auto* start = static_cast<Start*>(arg);
   // Two steps, since a source may sit on a number that another one is to get.
   int moved[16];
@@ -165,10 +166,13 @@ absl::StatusOr<Child> spawn(const SpawnParams& params) {
   for (const std::string& arg : params.argv) argv.push_back(const_cast<char*>(arg.c_str()));
   argv.push_back(nullptr);
 
-  void* stack = ::mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) return errno_status(errno, absl::StrCat("mmap a stack of ", kStackBytes, " bytes"));
+  void* stack =
+      ::mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED)
+    return errno_status(errno, absl::StrCat("mmap a stack of ", kStackBytes, " bytes"));
 
-  Start start{params.image, null.get(), params.fds.data(), static_cast<int>(params.fds.size()), argv.data(), 0};
+  Start start{params.image, null.get(), params.fds.data(), static_cast<int>(params.fds.size()),
+              argv.data(),  0};
   int pidfd = -1;
   CloneArgs args{};
   args.flags = kCloneVm | kCloneVfork | kClonePidfd | params.namespaces;
@@ -199,7 +203,8 @@ bool wait_and_reap(int pidfd, int timeout_ms, int* exit_status) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
   pollfd ended{pidfd, POLLIN, 0};
   for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     const int ready = ::poll(&ended, 1, left.count() > 0 ? static_cast<int>(left.count()) : 0);
     if (ready > 0) break;
     if (ready == 0) return false;
@@ -210,8 +215,7 @@ bool wait_and_reap(int pidfd, int timeout_ms, int* exit_status) {
   do {
     got = ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | __WALL);
   } while (got != 0 && errno == EINTR);
-  if (exit_status != nullptr)
-    *exit_status = got == 0 && info.si_code == CLD_EXITED ? info.si_status : -1;
+  if (exit_status != nullptr) *exit_status = got == 0 && info.si_code == CLD_EXITED ? info.si_status : -1;
   return true;
 }
 

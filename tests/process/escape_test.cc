@@ -10,7 +10,9 @@ namespace {
 // Python's way to a system call: result of `number(args)`, or the errno's name.
 std::string system_call(long number, const std::string& args) {
   return "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-         "answer = libc.syscall(" + std::to_string(number) + ", " + args + ")\n"
+         "answer = libc.syscall(" +
+         std::to_string(number) + ", " + args +
+         ")\n"
          "if answer < 0: raise OSError(ctypes.get_errno(), '')";
 }
 
@@ -18,8 +20,10 @@ TEST_CASE("mounts can be neither made nor changed", "[process]") {
   Stage stage;
   auto sandbox = stage.sandbox();
   CHECK(sandbox->attempt(system_call(SYS_mount, "b'none', b'/tmp', b'tmpfs', 0, 0")) == "EPERM");
-  CHECK(sandbox->attempt(system_call(SYS_mount, "0, b'/usr', 0, " + std::to_string(MS_REMOUNT | MS_BIND) + ", 0")) == "EPERM");
-  CHECK(sandbox->attempt(system_call(SYS_mount, "0, b'/', 0, " + std::to_string(MS_REMOUNT) + ", 0")) == "EPERM");
+  CHECK(sandbox->attempt(system_call(
+            SYS_mount, "0, b'/usr', 0, " + std::to_string(MS_REMOUNT | MS_BIND) + ", 0")) == "EPERM");
+  CHECK(sandbox->attempt(system_call(SYS_mount, "0, b'/', 0, " + std::to_string(MS_REMOUNT) + ", 0")) ==
+        "EPERM");
   CHECK(sandbox->attempt(system_call(SYS_umount2, "b'/code', 2")) == "EPERM");
   CHECK(sandbox->attempt(system_call(SYS_fsopen, "b'tmpfs', 0")) == "EPERM");
   CHECK(sandbox->attempt(system_call(SYS_open_tree, "-100, b'/', 1")) == "EPERM");
@@ -43,11 +47,13 @@ result = wrong
 TEST_CASE("a sandbox makes no user namespace, and so no privileges of any kind", "[process]") {
   Stage stage;
   auto sandbox = stage.sandbox();
-  for (const std::string flag : {"0x10000000" /* user */, "0x10020000" /* user and mount */, "0x50000000" /* user and net */})
+  for (const std::string flag :
+       {"0x10000000" /* user */, "0x10020000" /* user and mount */, "0x50000000" /* user and net */})
     CHECK(sandbox->attempt(system_call(SYS_unshare, flag)) == "ENOSPC");
   for (const std::string flag : {"0x00020000", "0x40000000", "0x20000000", "0x04000000"})
     CHECK(sandbox->attempt(system_call(SYS_unshare, flag)) == "EPERM");
-  CHECK(sandbox->ask("import os\npid = os.fork()\nif pid == 0: os._exit(0)\nresult = os.waitpid(pid, 0)[1]") == "0");
+  CHECK(sandbox->ask(
+            "import os\npid = os.fork()\nif pid == 0: os._exit(0)\nresult = os.waitpid(pid, 0)[1]") == "0");
 }
 
 TEST_CASE("set-user-id programs and file owners give nothing", "[process]") {
@@ -56,8 +62,10 @@ TEST_CASE("set-user-id programs and file owners give nothing", "[process]") {
   std::filesystem::copy_file("/usr/bin/id", stage.folders.code() + "/suid");
   REQUIRE(::chmod((stage.folders.code() + "/suid").c_str(), 06755) == 0);
   auto sandbox = stage.sandbox();
-  CHECK(sandbox->ask("import subprocess\nresult = subprocess.run(['/code/suid', '-u', '-r'], stdout=-1).stdout.decode().strip()") == "1000");
-  CHECK(sandbox->ask("import subprocess\nresult = subprocess.run(['/code/suid', '-u'], stdout=-1).stdout.decode().strip()") == "1000");
+  CHECK(sandbox->ask("import subprocess\nresult = subprocess.run(['/code/suid', '-u', '-r'], "
+                     "stdout=-1).stdout.decode().strip()") == "1000");
+  CHECK(sandbox->ask("import subprocess\nresult = subprocess.run(['/code/suid', '-u'], "
+                     "stdout=-1).stdout.decode().strip()") == "1000");
   CHECK(sandbox->attempt("os.setuid(0)") == "EINVAL");  // no such user in there
   CHECK(sandbox->attempt("os.setgid(0)") == "EINVAL");
   CHECK(sandbox->attempt("os.setgroups([1000])") == "EPERM");
@@ -114,8 +122,8 @@ TEST_CASE("what is written to /tmp counts against the memory limit", "[process]"
     FAASKIT_SKIP("no memory controller");
   stage.spec.limits.memory_bytes = 48 << 20;
   auto sandbox = stage.sandbox();
-  const CallResult result = sandbox->call(
-      "f = open('/tmp/big', 'wb')\nfor _ in range(60): f.write(bytes(1 << 20)); f.flush()");
+  const CallResult result =
+      sandbox->call("f = open('/tmp/big', 'wb')\nfor _ in range(60): f.write(bytes(1 << 20)); f.flush()");
   CHECK_FALSE(result.status.ok());
   CHECK(sandbox->seat().usage().oom_killed);
 }
@@ -139,7 +147,8 @@ except BlockingIOError: pass
 result = count
 )") == "20");
   const pid_t pid = sandbox->pid();
-  const std::string children = text_of("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
+  const std::string children =
+      text_of("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
   std::istringstream list(children);
   sandbox->end();
   int seen = 0;

@@ -33,7 +33,8 @@ TEST_CASE("a sandbox is made with and without a parked spare", "[process]") {
     CHECK(sandbox->handles().isolation == Isolation::process);
     CHECK(sandbox->handles().missing.empty());
     CHECK(sandbox->ask("result = 6 * 7") == "42");
-    CHECK(text_of("/proc/" + std::to_string(sandbox->pid()) + "/cgroup").find("faaskit-t-proc-") != std::string::npos);
+    CHECK(text_of("/proc/" + std::to_string(sandbox->pid()) + "/cgroup").find("faaskit-t-proc-") !=
+          std::string::npos);
   }
 }
 
@@ -62,7 +63,8 @@ TEST_CASE("a set-up that fails leaves nothing", "[process]") {
       auto seat = stage.seat();
       if (parked) REQUIRE(stage.factory->park(*seat).ok());
       const absl::Status failed = stage.create(*seat).status();
-      CHECK(failed == absl::UnavailableError("set-up of the sandbox: exec /code/script: No such file or directory"));
+      CHECK(failed ==
+            absl::UnavailableError("set-up of the sandbox: exec /code/script: No such file or directory"));
       CHECK(seat->remove().ok());
     }
     // A folder that fits the check, without the file it names.
@@ -187,7 +189,9 @@ TEST_CASE("a spare killed by a stranger while parked is replaced, in its seat", 
     const std::string list = text_of("/proc/self/task/" + std::to_string(::getpid()) + "/children");
     const pid_t spare = std::stoi(list.substr(list.find_last_of(' ', list.size() - 2) + 1));
     REQUIRE(::kill(spare, SIGKILL) == 0);
-    REQUIRE(eventually([&] { return text_of("/proc/" + std::to_string(spare) + "/stat").find(") Z ") != std::string::npos; }));
+    REQUIRE(eventually([&] {
+      return text_of("/proc/" + std::to_string(spare) + "/stat").find(") Z ") != std::string::npos;
+    }));
     absl::StatusOr<SandboxHandles> handles = stage.create(*seat);
     INFO(handles.status().ToString());
     REQUIRE(handles.ok());
@@ -201,10 +205,11 @@ TEST_CASE("a spare killed by a stranger while parked is replaced, in its seat", 
     CAPTURE(groups);
     std::istringstream lines(text_of("/proc/" + std::to_string(sandbox.pid()) + "/cgroup"));
     for (std::string line; std::getline(lines, line);) {
-      const bool ours = line.rfind("0::", 0) == 0 ? choice == cgroup::Choice::cgroup_v2
-                                                  : line.find(":memory:") != std::string::npos ||
-                                                        line.find(":pids:") != std::string::npos ||
-                                                        (line.find(":freezer:") != std::string::npos && choice == cgroup::Choice::cgroup_v1);
+      const bool ours =
+          line.rfind("0::", 0) == 0
+              ? choice == cgroup::Choice::cgroup_v2
+              : line.find(":memory:") != std::string::npos || line.find(":pids:") != std::string::npos ||
+                    (line.find(":freezer:") != std::string::npos && choice == cgroup::Choice::cgroup_v1);
       if (ours) CHECK_THAT(line, ContainsSubstring("faaskit-t-proc-"));
     }
   }
@@ -224,7 +229,8 @@ TEST_CASE("specs that cannot work are refused by the field at fault", "[process]
   Stage stage;
   const FunctionSpec good = stage.spec;
   REQUIRE(stage.factory->check(good).ok());
-  const auto refused = [&](const std::string& word, auto change, absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+  const auto refused = [&](const std::string& word, auto change,
+                           absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
     FunctionSpec spec = good;
     change(spec);
     const absl::Status status = stage.factory->check(spec);
@@ -242,19 +248,28 @@ TEST_CASE("specs that cannot work are refused by the field at fault", "[process]
   refused("code_path", [](FunctionSpec& s) { s.code_path = "/dev/null"; });
   const std::string secret = stage.folders.write("secret.py", "", 0600);
   refused("code_path", [&](FunctionSpec& s) { s.code_path = secret; });
-  refused("code_path", [&](FunctionSpec& s) { s.code_path = s.code_path + "/probe.py"; s.runtime = "exec"; });
-  for (const std::string handler : {"", "probe", ":handler", "probe:", "../probe:handler", "probe:hand ler", "a..b:c"})
+  refused("code_path", [&](FunctionSpec& s) {
+    s.code_path = s.code_path + "/probe.py";
+    s.runtime = "exec";
+  });
+  for (const std::string handler :
+       {"", "probe", ":handler", "probe:", "../probe:handler", "probe:hand ler", "a..b:c"})
     refused("handler", [&](FunctionSpec& s) { s.handler = handler; });
   for (const std::string handler : {"", "/bin/sh", "../sh", "a/../../sh"})
-    refused("handler", [&](FunctionSpec& s) { s.runtime = "exec"; s.handler = handler; });
+    refused("handler", [&](FunctionSpec& s) {
+      s.runtime = "exec";
+      s.handler = handler;
+    });
   for (const std::string name : {"", "1A", "A=B", "A B", "\xc3\xa4"})
     refused("env", [&](FunctionSpec& s) { s.env = {{name, "x"}}; });
   refused("env", [](FunctionSpec& s) { s.env = {{"A", std::string("x\0y", 3)}}; });
   refused("env", [](FunctionSpec& s) { s.env = {{"A", std::string(70000, 'x')}}; });
-  refused("minimum_isolation", [](FunctionSpec& s) { s.minimum_isolation = Isolation::container; },
-          absl::StatusCode::kFailedPrecondition);
-  refused("minimum_isolation", [](FunctionSpec& s) { s.minimum_isolation = Isolation::microvm; },
-          absl::StatusCode::kFailedPrecondition);
+  refused(
+      "minimum_isolation", [](FunctionSpec& s) { s.minimum_isolation = Isolation::container; },
+      absl::StatusCode::kFailedPrecondition);
+  refused(
+      "minimum_isolation", [](FunctionSpec& s) { s.minimum_isolation = Isolation::microvm; },
+      absl::StatusCode::kFailedPrecondition);
   refused("limits.memory_bytes", [](FunctionSpec& s) { s.limits.memory_bytes = 4095; });
   refused("limits.pids", [](FunctionSpec& s) { s.limits.pids = 0; });
   refused("limits.cpu_weight", [](FunctionSpec& s) { s.limits.cpu_weight = 0; });

@@ -51,9 +51,10 @@ TEST_CASE("how long a start takes", "[.figure]") {
         created.push_back(figures.created);
         first.push_back(figures.first_byte);
       }
-      std::printf("%-7s %-14s create() %6.2f ms, first byte on the channel %6.2f ms (median of 30; worst %.2f)\n",
-                  exec ? "sh" : "python3", parked ? "parked spare" : "without spare", median(created), median(first),
-                  *std::max_element(first.begin(), first.end()));
+      std::printf(
+          "%-7s %-14s create() %6.2f ms, first byte on the channel %6.2f ms (median of 30; worst %.2f)\n",
+          exec ? "sh" : "python3", parked ? "parked spare" : "without spare", median(created), median(first),
+          *std::max_element(first.begin(), first.end()));
     }
   }
 }

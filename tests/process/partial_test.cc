@@ -1,8 +1,8 @@
 // If these failed: a machine that lacks something would weaken a sandbox without saying so.
 #include "stage.h"
 
-#include <sched.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -45,7 +45,8 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   UniqueFd output(ends[0]), written(ends[1]);
   REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
   UniqueFd host_end(ends[0]), channel(ends[1]);
-  UniqueFd code(static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, folders.code().c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+  UniqueFd code(static_cast<int>(
+      ::syscall(SYS_open_tree, AT_FDCWD, folders.code().c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
   REQUIRE(code);
 
   UniqueFd image = spawner::make_image().value();
@@ -71,8 +72,9 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   become.output = written.get();
   become.id = uid;
   become.argv = {"/bin/cat", "/proc/self/status"};
-  for (const absl::Status& status : {parked(park).run(control.get(), 5s), furnished(furnish).run(control.get(), 5s),
-                                     becomes(become).run_and_become(control.get(), 5s)}) {
+  for (const absl::Status& status :
+       {parked(park).run(control.get(), 5s), furnished(furnish).run(control.get(), 5s),
+        becomes(become).run_and_become(control.get(), 5s)}) {
     INFO(status.ToString());
     if (!status.ok()) spawner::kill_and_reap(child);
     REQUIRE(status.ok());
@@ -82,9 +84,11 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   char text[8192] = {};
   REQUIRE(::read(output.get(), text, sizeof text - 1) > 0);
   const std::string said = text, id = std::to_string(uid);
-  for (const std::string& line : {"Uid:\t" + id + "\t" + id + "\t" + id + "\t" + id, "Gid:\t" + id + "\t" + id + "\t" + id + "\t" + id,
-                                 std::string("Groups:\t \n"), std::string("CapPrm:\t0000000000000000"), std::string("CapEff:\t0000000000000000"),
-                                 std::string("CapBnd:\t0000000000000000"), std::string("CapAmb:\t0000000000000000"), std::string("NoNewPrivs:\t1")})
+  for (const std::string& line :
+       {"Uid:\t" + id + "\t" + id + "\t" + id + "\t" + id, "Gid:\t" + id + "\t" + id + "\t" + id + "\t" + id,
+        std::string("Groups:\t \n"), std::string("CapPrm:\t0000000000000000"),
+        std::string("CapEff:\t0000000000000000"), std::string("CapBnd:\t0000000000000000"),
+        std::string("CapAmb:\t0000000000000000"), std::string("NoNewPrivs:\t1")})
     CHECK_THAT(said, ContainsSubstring(line));
 }
 

@@ -47,14 +47,15 @@ inline std::string text_of(const std::string& path) {
 }
 
 inline std::size_t open_fds() {
-  return static_cast<std::size_t>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator()));
+  return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
+                                                std::filesystem::directory_iterator()));
 }
 
 // Children of this process, dead ones included.
 inline std::size_t children() {
   std::istringstream list(text_of("/proc/self/task/" + std::to_string(::getpid()) + "/children"));
-  return static_cast<std::size_t>(std::distance(std::istream_iterator<int>(list), std::istream_iterator<int>()));
+  return static_cast<std::size_t>(
+      std::distance(std::istream_iterator<int>(list), std::istream_iterator<int>()));
 }
 
 // Runs its payload; what that leaves in `result` is the answer.
@@ -124,7 +125,7 @@ class Sandbox {
     call.token = ++token_;
     call.timeout = 10s;
     call.payload.resize(code.size());
-    std::memcpy(call.payload.data(), code.data(), code.size());
+    if (!code.empty()) std::memcpy(call.payload.data(), code.data(), code.size());
     std::optional<CallResult> result;
     channel_->begin_call(std::move(call), [&](CallResult got) { result = std::move(got); });
     run_until([&] { return result.has_value(); });
@@ -134,15 +135,19 @@ class Sandbox {
   // What `code` leaves in `result`.
   std::string ask(const std::string& code) {
     const CallResult result = call(code);
-    INFO(code << "\n" << result.status.ToString() << " " << result.reply.function_status.ToString() << "\n" << output());
+    INFO(code << "\n"
+              << result.status.ToString() << " " << result.reply.function_status.ToString() << "\n"
+              << output());
     REQUIRE(result.status.ok());
     REQUIRE(result.reply.function_status.ok());
-    return std::string(reinterpret_cast<const char*>(result.reply.payload.data()), result.reply.payload.size());
+    return std::string(reinterpret_cast<const char*>(result.reply.payload.data()),
+                       result.reply.payload.size());
   }
   // Python's name for the error that `code` ends with, and its errno; empty: it succeeded.
   std::string attempt(const std::string& code) {
     std::string indented = "    " + code;
-    for (std::size_t at = 0; (at = indented.find('\n', at)) != std::string::npos; ++at) indented.replace(at, 1, "\n    ");
+    for (std::size_t at = 0; (at = indented.find('\n', at)) != std::string::npos; ++at)
+      indented.replace(at, 1, "\n    ");
     return ask("import os, errno\nresult = ''\ntry:\n" + indented +
                "\nexcept OSError as error:\n    result = errno.errorcode.get(error.errno, str(error))\n");
   }

@@ -11,8 +11,9 @@ namespace faaskit::process {
 namespace {
 
 std::string status_field(Sandbox& sandbox, const std::string& field) {
-  return sandbox.ask("result = [l.split(':')[1].split() for l in open('/proc/self/status') if l.startswith('" + field +
-                     ":')][0]\nresult = ' '.join(result)");
+  return sandbox.ask(
+      "result = [l.split(':')[1].split() for l in open('/proc/self/status') if l.startswith('" + field +
+      ":')][0]\nresult = ' '.join(result)");
 }
 
 // The same line, as the host sees it.
@@ -34,7 +35,8 @@ TEST_CASE("a sandbox has a uid and gid of its own, and no groups", "[process]") 
   auto two = stage.sandbox();
   std::set<std::string> outside;
   for (Sandbox* sandbox : {one.get(), two.get()}) {
-    CHECK(sandbox->ask("import os\nresult = os.getresuid() + os.getresgid()") == "(1000, 1000, 1000, 1000, 1000, 1000)");
+    CHECK(sandbox->ask("import os\nresult = os.getresuid() + os.getresgid()") ==
+          "(1000, 1000, 1000, 1000, 1000, 1000)");
     CHECK(sandbox->ask("import os\nresult = os.getgroups()") == "[]");
     const std::string uid = host_status(sandbox->pid(), "Uid");
     const std::string gid = host_status(sandbox->pid(), "Gid");
@@ -45,8 +47,10 @@ TEST_CASE("a sandbox has a uid and gid of its own, and no groups", "[process]") 
     outside.insert(uid);
   }
   CHECK(outside.size() == 2);
-  CHECK(one->ask("result = open('/proc/self/uid_map').read().split() + open('/proc/self/gid_map').read().split()")
-            .find("'1000', '") != std::string::npos);
+  CHECK(
+      one->ask(
+             "result = open('/proc/self/uid_map').read().split() + open('/proc/self/gid_map').read().split()")
+          .find("'1000', '") != std::string::npos);
   CHECK(one->ask("result = open('/proc/self/setgroups').read().strip()") == "deny");
 }
 
@@ -67,10 +71,14 @@ TEST_CASE("each namespace of a sandbox is its own", "[process]") {
   auto two = stage.sandbox();
   for (const std::string name : {"user", "pid", "mnt", "ipc", "uts", "net", "cgroup"}) {
     CAPTURE(name);
-    const auto of = [&](const std::string& pid) { return std::filesystem::read_symlink("/proc/" + pid + "/ns/" + name); };
-    std::set<std::filesystem::path> seen{of("self"), of(std::to_string(one->pid())), of(std::to_string(two->pid()))};
+    const auto of = [&](const std::string& pid) {
+      return std::filesystem::read_symlink("/proc/" + pid + "/ns/" + name);
+    };
+    std::set<std::filesystem::path> seen{of("self"), of(std::to_string(one->pid())),
+                                         of(std::to_string(two->pid()))};
     CHECK(seen.size() == 3);
-    CHECK(one->ask("import os\nresult = os.readlink('/proc/self/ns/" + name + "')") == of(std::to_string(one->pid())).string());
+    CHECK(one->ask("import os\nresult = os.readlink('/proc/self/ns/" + name + "')") ==
+          of(std::to_string(one->pid())).string());
   }
   CHECK(one->ask("import socket\nresult = socket.gethostname()") == "sandbox");
   CHECK(one->ask("result = {l.strip().split(':', 2)[2] for l in open('/proc/self/cgroup')}") == "{'/'}");
@@ -80,7 +88,8 @@ TEST_CASE("a sandbox is pid 1 of a session of its own, and sees nobody else", "[
   Stage stage;
   auto other = stage.sandbox();
   auto sandbox = stage.sandbox();
-  CHECK(sandbox->ask("import os\nresult = os.getpid(), os.getsid(0), os.getpgrp(), os.getppid()") == "(1, 1, 1, 0)");
+  CHECK(sandbox->ask("import os\nresult = os.getpid(), os.getsid(0), os.getpgrp(), os.getppid()") ==
+        "(1, 1, 1, 0)");
   CHECK(sandbox->ask("import os\nresult = [p for p in os.listdir('/proc') if p.isdigit()]") == "['1']");
 }
 
@@ -89,14 +98,16 @@ TEST_CASE("the host's files are not there", "[process]") {
   const std::string marker = stage.folders.root() + "/marker";
   std::ofstream(marker) << "host";
   auto sandbox = stage.sandbox();
-  for (const std::string path : {"/root", "/home", "/etc/shadow", "/etc/hostname", "/var", "/run", "/sys", "/boot", "/mnt", "/srv", "/opt"})
+  for (const std::string path : {"/root", "/home", "/etc/shadow", "/etc/hostname", "/var", "/run", "/sys",
+                                 "/boot", "/mnt", "/srv", "/opt"})
     CHECK(sandbox->ask("import os\nresult = os.path.lexists('" + path + "')") == "False");
   CHECK(sandbox->ask("import os\nresult = os.path.lexists('" + marker + "')") == "False");
   CHECK(sandbox->ask("import os\nresult = os.listdir('/tmp')") == "[]");
   CHECK(sandbox->ask("import os\nresult = sorted(os.listdir('/dev'))") ==
         "['fd', 'full', 'null', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'urandom', 'zero']");
   CHECK(sandbox->ask("import pwd\nresult = [p.pw_name for p in pwd.getpwall()]") == "['sandbox']");
-  CHECK(sandbox->ask("import os\nresult = set(os.listdir('/')) - {'usr', 'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', "
+  CHECK(sandbox->ask("import os\nresult = set(os.listdir('/')) - {'usr', 'bin', 'sbin', 'lib', 'lib32', "
+                     "'lib64', 'libx32', "
                      "'etc', 'dev', 'proc', 'tmp', 'code', 'faaskit'}") == "set()");
 }
 
@@ -122,8 +133,9 @@ result = sorted(found)
   }
   CHECK(sandbox->attempt("open('/tmp/new', 'w')").empty());
   CHECK(sandbox->attempt("open('/dev/shm/new', 'w')").empty());
-  for (const std::string file : {"/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
-                                 "/proc/sys/user/max_user_namespaces", "/faaskit/runtime.py", "/code/probe.py"}) {
+  for (const std::string file :
+       {"/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger",
+        "/proc/sys/user/max_user_namespaces", "/faaskit/runtime.py", "/code/probe.py"}) {
     CAPTURE(file);
     CHECK_FALSE(sandbox->attempt("open('" + file + "', 'a').write('x')").empty());
   }
@@ -162,7 +174,8 @@ TEST_CASE("descriptors are 0 to 3 and no others", "[process]") {
     // From outside: Python's own epoll or directory descriptors would be seen from inside.
     const std::string folder = "/proc/" + std::to_string(sandbox->pid()) + "/fd";
     std::vector<std::string> targets(4);
-    const std::string inside = sandbox->ask("import os\nresult = [os.readlink(f'/proc/self/fd/{n}') for n in range(4)]\n");
+    const std::string inside =
+        sandbox->ask("import os\nresult = [os.readlink(f'/proc/self/fd/{n}') for n in range(4)]\n");
     CAPTURE(inside);
     for (const auto& entry : std::filesystem::directory_iterator(folder)) {
       const int number = std::stoi(entry.path().filename().string());
@@ -200,7 +213,9 @@ TEST_CASE("an executable finds exactly descriptors 0 to 3 at its start", "[proce
 TEST_CASE("resource limits are the sandbox's, and inherited powers are gone", "[process]") {
   struct Given {
     std::string path, old;
-    Given(std::string file, const std::string& text) : path(std::move(file)), old(text_of(path)) { std::ofstream(path) << text; }
+    Given(std::string file, const std::string& text) : path(std::move(file)), old(text_of(path)) {
+      std::ofstream(path) << text;
+    }
     ~Given() { std::ofstream(path) << old; }
   };
   StageOptions options;
@@ -208,12 +223,15 @@ TEST_CASE("resource limits are the sandbox's, and inherited powers are gone", "[
   Stage stage(options);
   // As a service manager sets it for a host that must not be killed; sandboxes are what shall be.
   Given protection("/proc/self/oom_score_adj", "-900");
-  if (text_of(protection.path) != "-900\n") WARN("without CAP_SYS_RESOURCE: the host could not be taken from the OOM killer");
+  if (text_of(protection.path) != "-900\n")
+    WARN("without CAP_SYS_RESOURCE: the host could not be taken from the OOM killer");
   REQUIRE(::nice(-7) == -7);
   auto sandbox = stage.sandbox();
   CHECK(sandbox->ask("import resource as r\nresult = r.getrlimit(r.RLIMIT_CORE)") == "(0, 0)");
   CHECK(sandbox->ask("import resource as r\nresult = r.getrlimit(r.RLIMIT_NOFILE)") == "(77, 77)");
-  CHECK(sandbox->ask("import resource as r\nresult = r.getrlimit(r.RLIMIT_RTPRIO), r.getrlimit(r.RLIMIT_NICE)") == "((0, 0), (0, 0))");
+  CHECK(sandbox->ask(
+            "import resource as r\nresult = r.getrlimit(r.RLIMIT_RTPRIO), r.getrlimit(r.RLIMIT_NICE)") ==
+        "((0, 0), (0, 0))");
   CHECK(sandbox->ask("import os\nresult = os.umask(0)") == "63");
   CHECK(sandbox->ask("import os\nresult = os.nice(0)") == "0");
   CHECK(sandbox->attempt("os.nice(-1)") == "EPERM");
@@ -237,7 +255,8 @@ TEST_CASE("code in a folder that only root may enter is readable inside", "[proc
   Stage stage;
   const std::string checkout = stage.folders.root() + "/checkout";
   std::filesystem::create_directories(checkout + "/function/package");
-  std::ofstream(checkout + "/function/main.py") << "from package import text\ndef handler(payload, context): return text\n";
+  std::ofstream(checkout + "/function/main.py")
+      << "from package import text\ndef handler(payload, context): return text\n";
   std::ofstream(checkout + "/function/package/__init__.py") << "text = 'from the checkout'\n";
   std::filesystem::permissions(checkout, std::filesystem::perms::owner_all);
   stage.spec.code_path = checkout + "/function";
