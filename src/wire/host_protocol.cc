@@ -15,7 +15,8 @@ namespace {
 // and envelopes, too: a frame without payload is work all the same.
 constexpr std::uint64_t kMaxAsideFrames = 1024;
 constexpr std::uint64_t kMaxAsideBytes = 256 << 10;
-// What BODY frames must carry on average (or the frame limit, if that is less), but for some to spare.
+// What BODY frames must carry on average, but for some to spare. Or half the frame limit, if that is less:
+// whoever sends to the last byte of each credit, in full frames, ends each with a part of one.
 constexpr std::uint64_t kLeastMeanBody = 512;
 constexpr std::uint64_t kSpareBodyFrames = 64;
 constexpr std::size_t kMaxRuntimeName = 128;
@@ -227,9 +228,9 @@ bool HostProtocol::on_body() {
   if (body_bytes_ > granted_) {
     return fail(absl::StrFormat("%d bytes of body, the credit given was %d", body_bytes_, granted_));
   }
-  const std::uint64_t most =
-      kSpareBodyFrames +
-      announced_ / std::min<std::uint64_t>(kLeastMeanBody, limits_.max_frame_payload_bytes);
+  const std::uint64_t least_mean =
+      std::min<std::uint64_t>(kLeastMeanBody, (limits_.max_frame_payload_bytes + 1) / 2);
+  const std::uint64_t most = kSpareBodyFrames + announced_ / least_mean;
   if (++body_frames_ > most) {
     return fail(absl::StrFormat("%d BODY frames for a reply of %d bytes, the limit is %d", body_frames_,
                                 announced_, most));

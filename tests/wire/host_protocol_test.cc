@@ -343,6 +343,16 @@ TEST_CASE("a reply in crumbs breaks the protocol", "[wire]") {
              ContainsSubstring("265 BODY frames for a reply of 102400 bytes, the limit is 264"));
 }
 
+TEST_CASE("full frames with a part of one after each are no crumbs", "[wire]") {
+  ChannelLimits limits;
+  limits.max_frame_payload_bytes = 100;
+  InCall t(limits);
+  REQUIRE(feed(t.protocol, reply_head(1, 101 * 1000)) == Event::need_input);
+  const ByteVector full_and_part = body(1, std::string(100, 'x')) + body(1, "x");
+  for (int i = 0; i < 1000; ++i) REQUIRE(feed(t.protocol, full_and_part) == Event::need_input);
+  CHECK(feed(t.protocol, end(1)) == Event::reply);
+}
+
 TEST_CASE("a frame limit of single bytes is served as it asks", "[wire]") {
   ChannelLimits limits;
   limits.max_frame_payload_bytes = 1;
