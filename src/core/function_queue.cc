@@ -305,6 +305,7 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
 }
 
 FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard) {
+  if (request == RequestId{}) return nullptr;
   Record* record = take_idle(shard);
   if (record == nullptr) return nullptr;
   record->cross_shard = record->sandbox.home_shard != shard;
@@ -314,7 +315,7 @@ FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std:
 
 FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std::uint32_t attempt, Ticket ticket,
                                                    ShardIndex shard) {
-  if (waiting_ > 0) return nullptr;
+  if (waiting_ > 0 || request == RequestId{}) return nullptr;
   Record* record = take_idle(shard);
   if (record == nullptr || !tables_->leases.try_emplace(request, record).second) return nullptr;
   record->cross_shard = record->sandbox.home_shard != shard;
@@ -325,6 +326,12 @@ FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std
 
 FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint now, Effects& effects) {
   AcquireResult result;
+  // Calls that do not name themselves would be taken for one call that asks again: one sandbox for all.
+  if (waiter.request == RequestId{}) {
+    result.status = absl::InvalidArgumentError(
+        absl::StrCat("acquire ", name_, ": the request id is 0; every call needs one of its own"));
+    return result;
+  }
   if (!defined_) {
     result.status = absl::NotFoundError(absl::StrCat("function ", name_, " is not defined"));
     return result;

@@ -460,23 +460,29 @@ class Core final : public std::enable_shared_from_this<Core> {
       if (auto watch = host_watchers.find(host, false)) WatchState<HostNotice>::tell(std::move(watch), std::move(batch));
     }
     if (deferred.event != kNever) {
-      arm(lane_of(function), Entry{.when = deferred.event, .function = &function, .request = {}, .attempt = 0});
+      arm(lane_of(function), Entry{.when = deferred.event, .function = &function, .kind = Entry::Kind::backoff});
     }
   }
 
   TimePoint now() const { return options_.clock->now(); }
 
  private:
-  // Something that time alone will bring: a waiter's deadline, or (no request) a function's backoff.
+  // Something that time alone will bring: a waiter's deadline, or the end of a function's backoff.
   struct Entry {
+    enum class Kind : std::uint8_t { deadline, backoff };
     TimePoint when;
     Function* function;
-    RequestId request;
-    std::uint32_t attempt;
+    Kind kind;
+    std::uint32_t attempt = 0;  // of a waiter, as is `request`
+    RequestId request{};
     friend bool operator<(const Entry& a, const Entry& b) {
-      return std::tie(a.when, a.function, a.request, a.attempt) < std::tie(b.when, b.function, b.request, b.attempt);
+      return std::tie(a.when, a.function, a.kind, a.request, a.attempt) <
+             std::tie(b.when, b.function, b.kind, b.request, b.attempt);
     }
   };
+  static Entry deadline_entry(Function& function, const Waiter& waiter) {
+    return {waiter.deadline, &function, Entry::Kind::deadline, waiter.attempt, waiter.request};
+  }
   // Several, so that waiting calls of different functions seldom meet. Locked after a function's mutex.
   struct Lane {
     Mutex mutex;
@@ -492,7 +498,7 @@ class Core final : public std::enable_shared_from_this<Core> {
   }
 
   void watch_deadline(Function& function, const Waiter& waiter) {
-    arm(lane_of(function), Entry{waiter.deadline, &function, waiter.request, waiter.attempt});
+    arm(lane_of(function), deadline_entry(function, waiter));
   }
 
   // The timer is left armed when its entry goes: it fires once for nothing instead of being set anew for
@@ -536,7 +542,7 @@ class Core final : public std::enable_shared_from_this<Core> {
       }
     }
     for (const Entry& entry : due) {
-      if (entry.request.invoker != 0 || entry.request.sequence != 0) {
+      if (entry.kind == Entry::Kind::deadline) {
         absl::Status why;
         {
           MutexLock lock(entry.function->mutex);
@@ -568,7 +574,7 @@ class Core final : public std::enable_shared_from_this<Core> {
     std::unique_ptr<Waiter> ours(static_cast<Waiter*>(waiter));
     Lane& lane = lane_of(function);
     MutexLock lock(lane.mutex);
-    lane.entries.erase(Entry{ours->deadline, &function, ours->request, ours->attempt});
+    lane.entries.erase(deadline_entry(function, *ours));
     return ours;
   }
 

@@ -114,6 +114,8 @@ class FAASKIT_EXPORT FunctionQueue {
   // kAborted: an older version than the current one. Equal version: only the rules change.
   absl::Status define(const FunctionConfig& config, TimePoint now, Effects& effects);
 
+  // A request id of 0 names no call: refused as kInvalidArgument, nullptr on the warm paths.
+
   // The warm path. nullptr if no sandbox is idle. The lease cannot be found by request id, so the
   // caller must be one that cannot lose the answer.
   Record* try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard);

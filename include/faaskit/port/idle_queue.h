@@ -53,6 +53,7 @@ class FunctionHandle {
 
 struct TryAcquireParams {
   FunctionHandle function{};
+  // As for acquire.
   RequestId request{};
   std::uint32_t attempt = 1;
   // The caller's home shard: sandboxes of the same shard are preferred.
@@ -61,6 +62,7 @@ struct TryAcquireParams {
 
 struct AcquireParams {
   FunctionHandle function{};
+  // The caller's own, never used for another call. Must be set: 0 names nobody.
   RequestId request{};
   // Every restart of the same request raises it.
   std::uint32_t attempt = 1;
@@ -156,7 +158,7 @@ class FAASKIT_EXPORT IdleQueue {
   virtual absl::StatusOr<FunctionHandle> resolve(std::string_view function) = 0;
 
   // Leases an idle sandbox if one is at hand without waiting or I/O. The warm path: no allocation, no
-  // executor hop. A backend that must ask somebody else always answers nullopt.
+  // executor hop. A backend that must ask somebody else always answers nullopt; so does a request id of 0.
   virtual std::optional<Lease> try_acquire(const TryAcquireParams& params) = 0;
 
   // Leases a sandbox, waiting until `params.deadline`. Completion signature: void(absl::StatusOr<Lease>)
@@ -167,6 +169,7 @@ class FAASKIT_EXPORT IdleQueue {
   //   kCancelled           cancelled through the slot, or purged; no sandbox was consumed
   //   kAborted             a newer attempt of the same request has taken this one's place
   //   kNotFound            the function is not defined
+  //   kInvalidArgument     the request id is 0
   // Cancellation: every type but none is honoured, with the total guarantee.
   // Cost: O(log waiters) in memory; one round trip on Redis, none while waiting.
   template <asio::completion_token_for<void(absl::StatusOr<Lease>)> Token>

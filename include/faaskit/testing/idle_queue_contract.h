@@ -80,6 +80,18 @@ inline void acquiring(QueueStage& stage) {
     CHECK(absl::IsNotFound(answer.status()));
     CHECK(says(answer.status(), "unheard-of"));
   }
+  SECTION("a call without a request id is refused: two such calls would be taken for one") {
+    stage.add_idle(1);
+    for (int i = 0; i < 2; ++i) {
+      AcquireParams params = stage.call(1);
+      params.request = {};
+      const Leasing answer = stage.answer(stage.acquire(params));
+      CHECK(absl::IsInvalidArgument(answer.status()));
+      CHECK(says(answer.status(), "thumbnail"));
+    }
+    CHECK_FALSE(stage.queue->try_acquire({.function = stage.f, .request = {}}).has_value());
+    CHECK(stage.state(stage.sandbox(1)) == SandboxState::idle);
+  }
   SECTION("a handle is the same however often its function is resolved, and bad names have none") {
     CHECK(stage.queue->resolve("thumbnail").value() == stage.f);
     CHECK_FALSE(stage.queue->resolve("thumbnail-2").value() == stage.f);
