@@ -40,7 +40,9 @@ struct SpawnParams {
 absl::StatusOr<Child> spawn(const SpawnParams& params);
 
 // Waits until the child of `pidfd` has ended and reaps it. False: not within the time, still running.
-// ECHILD counts as ended: an application that waits for any child may have been faster.
+// ECHILD counts as ended: an application that waits for any child may have been faster, since an exec makes
+// SIGCHLD the termination signal of every child. `exit_status` is -1 then, as for one that was killed: it
+// proves nothing, so look for what the child was to do.
 bool wait_and_reap(int pidfd, int timeout_ms, int* exit_status = nullptr);
 
 // SIGKILL, then wait_and_reap() for 2 s.

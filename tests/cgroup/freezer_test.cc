@@ -277,13 +277,10 @@ TEST_CASE("who may make no groups can still choose stop signals or none", "[cgro
 
 TEST_CASE("limits that are missing are said to be", "[cgroup]") {
   need(Choice::cgroup_v2);
-  RuntimeDir dir;
   const Layout layout = probe();
-  if (!layout.v1_memory.empty() && !layout.v1_pids.empty())
-    CHECK(make(Choice::automatic, dir, unique_instance("all"))->missing_limits().empty());
-  const auto& available = layout.v2_controllers;
-  if (std::find(available.begin(), available.end(), "memory") != available.end())
-    FAASKIT_SKIP("memory is a v2 controller here");
+  if (layout.v1_memory.empty() || layout.v1_pids.empty()) FAASKIT_SKIP("memory and pids are not v1 controllers here");
+  RuntimeDir dir;
+  CHECK(make(Choice::automatic, dir, unique_instance("all"))->missing_limits().empty());
   // The same machine, without its v1 hierarchies: v2 has no controller to give.
   std::ofstream(dir.path() + "/mounts") << "41 31 0:38 / " << layout.v2_mount << " rw,relatime - cgroup2 cgroup2 rw\n";
   auto events = std::make_shared<RecordedEvents>();
