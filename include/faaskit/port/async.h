@@ -8,6 +8,8 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
+#include <boost/asio/execution/outstanding_work.hpp>
+#include <boost/asio/prefer.hpp>
 #include <boost/asio/post.hpp>
 
 namespace faaskit {
@@ -19,6 +21,14 @@ template <class Result>
 using Handler = asio::any_completion_handler<void(Result)>;
 
 namespace detail {
+
+// Where a handler completes. It counts as work there until the operation is done: an executor that has
+// nothing else to do goes on running for it.
+template <class H>
+asio::any_io_executor home_of(const H& handler, const asio::any_io_executor& fallback) {
+  const asio::any_io_executor home = asio::get_associated_executor(handler, fallback);
+  return asio::prefer(home, asio::execution::outstanding_work.tracked);
+}
 
 // Calls `self->*op(params, home, handler)`. `home` is taken before the handler's type is erased:
 // completions go straight to the caller's executor, never through the object's own.
@@ -32,7 +42,7 @@ struct Initiate {
 
   template <class H>
   void operator()(H&& handler, Params params) const {
-    asio::any_io_executor home = asio::get_associated_executor(handler, self->get_executor());
+    asio::any_io_executor home = home_of(handler, self->get_executor());
     (self->*op)(std::move(params), std::move(home), Handler<Result>(std::forward<H>(handler)));
   }
 };

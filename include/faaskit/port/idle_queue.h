@@ -8,7 +8,8 @@
 // before it makes anything.
 // Thread safety: every member may be called from any thread at any time.
 // Completion: exactly once, posted straight to the handler's associated executor; never inside the
-// initiating call and never with a lock held, so a handler may call straight back in.
+// initiating call and never with a lock held, so a handler may call straight back in. Until then it counts as
+// work of that executor, whose run() does not return before.
 // Idempotence: every operation may be repeated; acquire by (request id, attempt), the others by what
 // they name. What comes late changes nothing.
 // Lifetime: the queue must outlive the operations started on it; a Lease may outlive the queue.
@@ -220,7 +221,7 @@ class FAASKIT_EXPORT IdleQueue {
     return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params), std::forward<Token>(token));
   }
 
-  // A claimed start came to nothing. Repeat until OK; a failure beyond the budget is answered to a waiter.
+  // A claimed start came to nothing, and what there was of its sandbox is reaped. Repeat until OK; a failure beyond the budget is answered to a waiter.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_start_failed(StartFailedParams params, Token&& token) {
     return initiate<absl::Status>(this, &IdleQueue::do_start_failed, std::move(params), std::forward<Token>(token));

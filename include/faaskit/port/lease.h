@@ -89,7 +89,7 @@ class [[nodiscard]] Lease {
             return;
           }
           LeaseOwner* owner = std::exchange(lease.owner_, nullptr);
-          asio::any_io_executor home = asio::get_associated_executor(handler, owner->get_executor());
+          asio::any_io_executor home = detail::home_of(handler, owner->get_executor());
           owner->settle_and_tell(lease.grant_, Outcome::reusable, std::move(home), std::move(handler));
         },
         token, std::move(*this));

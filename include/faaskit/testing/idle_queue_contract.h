@@ -1262,6 +1262,24 @@ inline void keeping_going(QueueStage& stage) {
     REQUIRE(stage.run_until([&] { return told; }));
     CHECK(stage.state(stage.sandbox(1)) == SandboxState::idle);
   }
+  SECTION("an executor with nothing but an operation to wait for does not run dry") {
+    asio::io_context mine;
+    int completions = 0;
+    stage.queue->async_acquire(stage.call(1), asio::bind_executor(mine, [&](Leasing lease) {
+                                 if (!lease.ok()) return;
+                                 ++completions;
+                                 std::move(*lease).async_release(asio::bind_executor(
+                                     mine, [&](const absl::Status& status) { completions += status.ok(); }));
+                               }));
+    std::thread thread([&] { mine.run(); });
+    const StartRequest start = stage.next_start();
+    CHECK_FALSE(mine.stopped());
+    REQUIRE(stage.make(start, stage.sandbox(1)).ok());
+    CHECK(stage.run_until([&] { return mine.stopped(); }));
+    mine.stop();
+    thread.join();
+    CHECK(completions == 2);
+  }
   SECTION("a handler may call straight back in") {
     stage.add_idle(1);
     int rounds = 0;
