@@ -539,13 +539,19 @@ absl::Status FunctionQueue::withdraw(const SandboxId& id) {
 absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
                                          double jitter, TimePoint now, Effects& effects) {
   auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
-  if (found == tables_->starts.end()) return absl::OkStatus();  // reported before
+  if (found == tables_->starts.end()) {
+    // Reported before; or forgotten here, and then what came of it may be known by an announcement alone.
+    bury(sandbox);
+    evaluate(now, effects);
+    return absl::OkStatus();
+  }
   if (found->second.claimed_by != sandbox) {
     return absl::AbortedError(absl::StrCat("start_failed ", to_string(start), ": claimed by ",
                                            to_string(found->second.claimed_by), ", not by ", to_string(sandbox)));
   }
   const bool current = found->second.version == config_.version;
   tables_->starts.erase(found);
+  bury(sandbox);
   ++counters_.starts_failed;
   if (current) {
     ++consecutive_failures_;
@@ -567,6 +573,11 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
   return absl::OkStatus();
 }
 
+bool FunctionQueue::claimed_start(const SandboxId& id) const {
+  return std::any_of(tables_->starts.begin(), tables_->starts.end(),
+                     [&](const auto& entry) { return entry.second.claimed_by == id; });
+}
+
 void FunctionQueue::erase(Record& record) {
   end_lease(record);
   set_state(record, SandboxState::gone);
@@ -586,11 +597,15 @@ void FunctionQueue::unpin(Record& record) {
   delete &record;
 }
 
-void FunctionQueue::gone(const SandboxId& id, TimePoint now, Effects& effects) {
+void FunctionQueue::bury(const SandboxId& id) {
   if (auto known = tables_->records.find(id); known != tables_->records.end()) erase(*known->second);
   constexpr std::size_t kRemembered = 64;
   if (std::find(gone_.begin(), gone_.end(), id) == gone_.end()) gone_.push_back(id);
   if (gone_.size() > kRemembered) gone_.erase(gone_.begin());
+}
+
+void FunctionQueue::gone(const SandboxId& id, TimePoint now, Effects& effects) {
+  bury(id);
   // It may have died between its claim and its offer.
   absl::erase_if(tables_->starts, [&](const auto& entry) { return entry.second.claimed_by == id; });
   evaluate(now, effects);
@@ -626,10 +641,10 @@ std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<
       }
       continue;
     }
-    if (said.state == SandboxState::starting) {
-      // The start is known with its claim, or it was forgotten and the host's offer will be refused.
-      continue;
-    }
+    // A start is known with its claim, or it was forgotten and the host's offer will be refused.
+    if (said.state == SandboxState::starting || said.state == SandboxState::gone) continue;
+    // Counted as its start until the host reports how that ended.
+    if (claimed_start(said.sandbox.id)) continue;
     if (said.state == SandboxState::idle && said.offer_pending) continue;
     // Said before it was reaped, heard after: inserted, it would be granted though it is no more.
     if (std::find(gone_.begin(), gone_.end(), said.sandbox.id) != gone_.end()) continue;

@@ -89,6 +89,15 @@ class Script {
     return done(code(queue.start_failed({.nonce = kNonce, .number = start}, id(sb),
                                         absl::InternalError("exit 3"), jitter, now, effects)));
   }
+  std::string announced(std::uint64_t sb, SandboxState state) {
+    AnnouncedSandbox said;
+    said.sandbox = {.id = id(sb), .version = queue.config().version};
+    said.function = "f";
+    said.state = state;
+    said.generation = 1;
+    queue.announce(1, {said}, now, effects);
+    return done("announced");
+  }
   std::string gone(std::uint64_t sb) {
     queue.gone(id(sb), now, effects);
     return done("gone");
@@ -304,4 +313,27 @@ TEST_CASE("any order of leases, returns and withdrawals leaves the idle lists wh
   CHECK(taken.size() == 27);
   CHECK(f.queue.stats().idle == 0);
   CHECK(f.queue.stats().retiring == 13);
+}
+
+// A sandbox that dies before its first offer is with its host until its groups are removed.
+TEST_CASE("an announcement while a failed start is cleaned up inserts no ghost", "[core]") {
+  Script f(caps(1));
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.claim(1, 1) == "OK");
+  const SandboxState state = GENERATE(SandboxState::gone, SandboxState::retiring, SandboxState::idle);
+  CHECK(f.announced(1, state) == "announced");
+  CHECK(f.queue.records().empty());
+  CHECK(f.failed(1, 1) == "OK");
+  CHECK(f.pass(milliseconds(100)) == "passed; start 2 v1");
+  // Said before, heard after.
+  CHECK(f.announced(1, state) == "announced");
+  CHECK(f.queue.records().empty());
+}
+
+TEST_CASE("a failed start that was forgotten takes along what was announced of it", "[core]") {
+  Script f(caps(1));
+  CHECK(f.announced(7, SandboxState::retiring) == "announced");
+  CHECK(f.acquire(1) == "queued #1");
+  CHECK(f.failed(99, 7) == "OK; start 1 v1");
+  CHECK(f.queue.records().empty());
 }

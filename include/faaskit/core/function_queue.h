@@ -140,13 +140,15 @@ class FAASKIT_EXPORT FunctionQueue {
               Effects& effects);
   // kFailedPrecondition: it is not idle. kNotFound: not known.
   absl::Status withdraw(const SandboxId& id);
+  // What was to become `sandbox` is reaped: it is gone, too, if it was known by other ways.
   // `jitter` in [0, 1) is the caller's random number. kAborted: claimed by another sandbox.
   absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why, double jitter,
                             TimePoint now, Effects& effects);
   void gone(const SandboxId& id, TimePoint now, Effects& effects);
   void gone(const StartId& id, TimePoint now, Effects& effects);
 
-  // `sandboxes`: those of this function on `host`. Answers with what the engine held before.
+  // `sandboxes`: those of this function on `host`. One of a claimed start is that start until it is
+  // offered or has failed; one that is gone is nothing. Answers with what the engine held before.
   std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes, TimePoint now,
                                     Effects& effects);
   // The host is dead and its sandboxes with it: records go, claims are cleared, waiters are covered anew.
@@ -198,6 +200,8 @@ class FAASKIT_EXPORT FunctionQueue {
   void retire(Record& record, Effects& effects);
   void set_state(Record& record, SandboxState state);
   void erase(Record& record);
+  void bury(const SandboxId& id);
+  bool claimed_start(const SandboxId& id) const;
   bool draining(HostId host) const;
   bool grantable(const Record& record) const;
   std::size_t covering_starts() const;
