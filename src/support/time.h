@@ -3,17 +3,17 @@
 
 #include <chrono>
 
-#include "faaskit/port/clock.h"
-
 namespace faaskit {
 
-// `now` + `wait`, or kNever where that is beyond what a TimePoint can hold: "for ever" may be asked for.
+// `now` + `wait`, or the largest time there is where that is beyond it: "for ever" may be asked for.
 template <class Rep, class Period>
-TimePoint after(TimePoint now, std::chrono::duration<Rep, Period> wait) {
-  const std::chrono::duration<double> left = kNever - now;
+std::chrono::steady_clock::time_point after(std::chrono::steady_clock::time_point now,
+                                            std::chrono::duration<Rep, Period> wait) {
+  using Clock = std::chrono::steady_clock;
+  const std::chrono::duration<double> left = Clock::time_point::max() - now;
   return std::chrono::duration<double>(wait) < left - std::chrono::seconds(1)
-             ? now + std::chrono::duration_cast<Duration>(wait)
-             : kNever;
+             ? now + std::chrono::duration_cast<Clock::duration>(wait)
+             : Clock::time_point::max();
 }
 
 }  // namespace faaskit

@@ -32,7 +32,7 @@ namespace faaskit {
 using Bytes = std::vector<std::byte>;
 
 struct ChannelLimits {
-  std::size_t max_envelope_bytes = 64 << 10;     // Protobuf part of one frame
+  std::size_t max_envelope_bytes = 64 << 10;      // Protobuf part of one frame; 16 to 64 KiB
   std::size_t max_payload_bytes = 6 << 20;       // of a call
   std::size_t max_reply_bytes = 6 << 20;         // head and bodies of one reply together
   std::size_t max_frame_payload_bytes = 1 << 20; // of one frame; larger messages travel as several

@@ -44,7 +44,7 @@ struct Request {
 
 struct Response {
   std::string payload{};
-  std::string content_type = "application/octet-stream";
+  std::string content_type = "application/octet-stream";  // at most 1 KiB: a longer one fails the call
   // Set: the call failed with this message, and the rest is ignored. Throwing does the same.
   std::string error{};
 };
