@@ -700,6 +700,7 @@ std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effe
   }
   for (Waiter* waiter : purged) drop_line(*waiter);
   send_again(effects);
+  if (leased_ == 0) return purged;
   for (Record* record : tables_->pick([&](const Record& r) {
          return r.state == SandboxState::leased && r.lease.request.invoker == invoker;
        })) {
@@ -715,9 +716,9 @@ std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effe
 
 void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects) {
   evaluate(now, effects);
-  for (const Record* record : tables_->pick([&](const Record& r) {
-         return r.state == SandboxState::leased && r.lease.request.invoker == invoker;
-       })) {
+  const std::size_t before = report.leases.size();
+  for (const auto& [request, record] : tables_->leases) {
+    if (request.invoker != invoker) continue;
     report.leases.push_back({.id = record->sandbox.id,
                              .function = name_,
                              .state = record->state,
@@ -725,6 +726,8 @@ void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& repor
                              .lease = record->lease,
                              .suspect = record->suspect});
   }
+  std::sort(report.leases.begin() + static_cast<std::ptrdiff_t>(before), report.leases.end(),
+            [](const HeldSandbox& a, const HeldSandbox& b) { return a.id < b.id; });
   bool waits = false;
   for (const Waiter* waiter : tables_->line) {
     if (waiter->request.invoker != invoker) continue;
@@ -753,6 +756,8 @@ QueueStats FunctionQueue::stats() const {
 }
 
 std::size_t FunctionQueue::waiter_count() const { return waiting_; }
+
+bool FunctionQueue::repairable() const { return waiting_ > 0 || !tables_->leases.empty(); }
 
 const FunctionQueue::Record* FunctionQueue::find(const SandboxId& id) const {
   auto known = tables_->records.find(id);

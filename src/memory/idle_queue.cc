@@ -9,6 +9,7 @@
 #include <shared_mutex>
 #include <utility>
 
+#include <absl/container/btree_map.h>
 #include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 #include <absl/container/flat_hash_set.h>
@@ -34,7 +35,7 @@ struct Waiter final : FunctionQueue::Waiter {
   TimePoint deadline;
 };
 
-// One function: its mutex guards all of it. Lives until its queue is gone and its last lease is settled.
+// One function: its mutex guards all of it. Lives until its core is gone and its last lease is settled.
 struct alignas(64) Function final : LeaseOwner {
   Function(Core& owner, std::string name, std::uint64_t nonce, std::uint32_t shards, asio::any_io_executor executor)
       : core(&owner), queue(std::move(name), nonce, shards), fallback(std::move(executor)) {}
@@ -46,11 +47,13 @@ struct alignas(64) Function final : LeaseOwner {
 
   // What a warm call touches is together: a cache line missed costs as much as the lock.
   Mutex mutex;
-  Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is gone
+  Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is destroyed
+  bool kept FAASKIT_GUARDED_BY(mutex) = true;  // false once the core is gone, too
   std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;  // leases not yet settled
   FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
   FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
   TimePoint event_armed FAASKIT_GUARDED_BY(mutex) = kNever;
+  bool listed FAASKIT_GUARDED_BY(mutex) = false;  // among the repairable ones of its core
   const asio::any_io_executor fallback;
 };
 
@@ -147,17 +150,23 @@ class Core final : public std::enable_shared_from_this<Core> {
 
   const asio::any_io_executor& executor() const { return executor_; }
 
+  // A timer or a settled lease may be at work on a function while its queue is destroyed; they hold us.
+  ~Core() {
+    for (auto& [name, function] : functions_) {
+      bool last = false;
+      {
+        MutexLock lock(function->mutex);
+        function->kept = false;
+        last = function->outstanding == 0;
+      }
+      if (last) delete function;
+    }
+  }
+
   // Called by the queue's destructor. Waiting operations end as cancelled.
   void close() {
-    std::vector<Function*> all;
-    {
-      std::unique_lock lock(functions_mutex_);
-      for (auto& [name, function] : functions_) all.push_back(function);
-      functions_.clear();
-    }
-    for (Function* function : all) {
+    for (Function* function : all_functions()) {
       std::vector<std::unique_ptr<Waiter>> ended;
-      bool last = false;
       {
         MutexLock lock(function->mutex);
         function->core = nullptr;
@@ -166,12 +175,10 @@ class Core final : public std::enable_shared_from_this<Core> {
         }
         for (auto& waiter : ended) function->queue.cancel(waiter->request, waiter->attempt, {}, function->effects);
         function->effects.clear();
-        last = function->outstanding == 0;
       }
       for (auto& waiter : ended) {
         finish(std::move(waiter), absl::CancelledError("the idle queue was destroyed"));
       }
-      if (last) delete function;
     }
   }
 
@@ -274,6 +281,7 @@ class Core final : public std::enable_shared_from_this<Core> {
     FunctionQueue::Record* record =
         function.queue.acquire_idle(params.request, params.attempt, params.ticket, params.shard);
     if (record == nullptr) return std::nullopt;
+    note_repairable(function);
     return make_lease(function, *record);
   }
 
@@ -397,11 +405,12 @@ class Core final : public std::enable_shared_from_this<Core> {
 
   RepairReport repair(InvokerId invoker) {
     RepairReport report;
-    for (Function* function : all_functions()) {
+    for (Function* function : repairable_functions()) {
       run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
         queue.repair(invoker, now, report, effects);
         return true;
       });
+      forget_repairable(*function);
     }
     return report;
   }
@@ -433,6 +442,7 @@ class Core final : public std::enable_shared_from_this<Core> {
     if (!effects.starts.empty()) deferred.starts_for = effects.starts_for;
     deferred.notices.insert(deferred.notices.end(), effects.notices.begin(), effects.notices.end());
     effects.clear();
+    note_repairable(function);
     const TimePoint event = function.queue.next_event();
     if (event < function.event_armed) {
       function.event_armed = event;
@@ -595,6 +605,28 @@ class Core final : public std::enable_shared_from_this<Core> {
     return all;
   }
 
+  // Put there once, by the first call that needs it; taken out by a repair that finds nothing to do.
+  void note_repairable(Function& function) FAASKIT_REQUIRES(function.mutex) {
+    if (function.listed || !function.queue.repairable()) return;
+    function.listed = true;
+    MutexLock lock(repairable_mutex_);
+    repairable_.emplace(function.queue.name(), &function);
+  }
+  void forget_repairable(Function& function) {
+    MutexLock guard(function.mutex);
+    if (!function.listed || function.queue.repairable()) return;
+    function.listed = false;
+    MutexLock lock(repairable_mutex_);
+    repairable_.erase(function.queue.name());
+  }
+  std::vector<Function*> repairable_functions() {
+    std::vector<Function*> some;
+    MutexLock lock(repairable_mutex_);
+    some.reserve(repairable_.size());
+    for (const auto& [name, function] : repairable_) some.push_back(function);
+    return some;
+  }
+
   std::vector<Function*> functions_of(HostId host) {
     MutexLock lock(hosts_mutex_);
     auto known = hosts_.find(host);
@@ -614,6 +646,9 @@ class Core final : public std::enable_shared_from_this<Core> {
   std::vector<HostId> drained_;
   Mutex hosts_mutex_;
   absl::flat_hash_map<HostId, absl::flat_hash_set<Function*>> hosts_ FAASKIT_GUARDED_BY(hosts_mutex_);
+  // Functions in which somebody waits or holds a lease that could be lost. Locked after a function's mutex.
+  Mutex repairable_mutex_;
+  absl::btree_map<std::string_view, Function*> repairable_ FAASKIT_GUARDED_BY(repairable_mutex_);
   Mutex random_mutex_;
   std::mt19937_64 random_ FAASKIT_GUARDED_BY(random_mutex_);
   std::array<Lane, kLanes> lanes_;
@@ -640,7 +675,7 @@ void Function::settle(const LeaseGrant& grant, Outcome outcome) noexcept {
       }
     }
     queue.unpin(record);
-    last = --outstanding == 0 && core == nullptr;
+    last = --outstanding == 0 && !kept;
   }
   if (last) delete this;
 }

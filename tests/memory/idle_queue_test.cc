@@ -1,5 +1,10 @@
 #include "catch.hpp"
 
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include <boost/asio/use_future.hpp>
 
 #include "faaskit/memory/idle_queue.h"
@@ -114,4 +119,94 @@ TEST_CASE("memory idle queue: twenty thousand waiters come and go, and leave not
   stage.advance(std::chrono::seconds(10));
   CHECK(expired == kCalls / 2);
   CHECK(stage.queue->stats(stage.f).waiters == 0);
+}
+
+namespace {
+
+// An executor that does something else before it takes its first function.
+struct Interrupted {
+  asio::io_context* io;
+  std::function<void()>* first;
+
+  asio::execution_context& query(asio::execution::context_t) const { return *io; }
+  static constexpr asio::execution::blocking_t query(asio::execution::blocking_t) {
+    return asio::execution::blocking.never;
+  }
+  template <class F>
+  void execute(F f) const {
+    if (*first) std::exchange(*first, nullptr)();
+    asio::post(*io, std::move(f));
+  }
+  friend bool operator==(const Interrupted&, const Interrupted&) = default;
+};
+
+}  // namespace
+
+// As on two threads: the timer has taken two calls out of its list when the queue is destroyed.
+TEST_CASE("memory idle queue: it is destroyed while its timer fires", "[memory]") {
+  QueueStage stage(make);
+  REQUIRE(stage.define({}).ok());
+  asio::io_context io;
+  std::function<void()> destroy = [&] {
+    stage.watches.clear();
+    stage.queue.reset();
+  };
+  std::vector<absl::StatusCode> told;
+  for (std::uint64_t i = 1; i <= 2; ++i) {
+    stage.queue->async_acquire(
+        stage.call(i), asio::bind_executor(Interrupted{&io, &destroy}, [&](const absl::StatusOr<Lease>& answer) {
+          told.push_back(answer.status().code());
+        }));
+  }
+  stage.clock->advance(std::chrono::seconds(10));
+  stage.poll();
+  io.run();
+  CHECK(told == std::vector{absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded});
+}
+
+namespace {
+
+// Every visit of a function asks for the time.
+class CountingClock final : public Clock {
+ public:
+  TimePoint now() const override {
+    ++asked;
+    return clock_.now();
+  }
+  std::unique_ptr<Timer> make_timer(asio::any_io_executor executor) override {
+    return clock_.make_timer(std::move(executor));
+  }
+  mutable std::size_t asked = 0;
+
+ private:
+  testing::ManualClock clock_;
+};
+
+}  // namespace
+
+// Invokers ask every second, in a process with a hundred thousand functions.
+TEST_CASE("memory idle queue: repair looks only where somebody waits or may have lost a lease", "[memory]") {
+  asio::io_context io;
+  auto clock = std::make_shared<CountingClock>();
+  auto queue = memory::make_idle_queue(io.get_executor(), {.clock = clock}).value();
+  std::vector<FunctionHandle> functions;
+  for (int i = 0; i < 1000; ++i) {
+    functions.push_back(queue->resolve("f" + std::to_string(i)).value());
+    queue->async_define({.function = functions.back(), .config = {}}, [](const absl::Status& s) { CHECK(s.ok()); });
+  }
+  const auto repair = [&] {
+    RepairReport report;
+    const std::size_t before = clock->asked;
+    queue->async_repair({.invoker = 1}, [&](absl::StatusOr<RepairReport> told) { report = *std::move(told); });
+    io.restart();
+    io.poll();
+    return std::pair(clock->asked - before, report.waiters.size());
+  };
+  CHECK(repair() == std::pair<std::size_t, std::size_t>(0, 0));
+  queue->async_acquire({.function = functions[7], .request = {1, 1}, .deadline = clock->now() + std::chrono::hours(1)},
+                       [](const absl::StatusOr<Lease>& answer) { CHECK(absl::IsCancelled(answer.status())); });
+  CHECK(repair() == std::pair<std::size_t, std::size_t>(1, 1));
+  queue->async_cancel({.function = functions[7], .request = {1, 1}, .attempt = 1}, [](const absl::Status&) {});
+  CHECK(repair() == std::pair<std::size_t, std::size_t>(1, 0));
+  CHECK(repair() == std::pair<std::size_t, std::size_t>(0, 0));
 }

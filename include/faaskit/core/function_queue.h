@@ -157,7 +157,11 @@ class FAASKIT_EXPORT FunctionQueue {
   void drain(HostId host, TimePoint now, Effects& effects);
   // The invoker is gone: its waiters (returned) leave the line, its leases become suspect.
   std::vector<Waiter*> purge(InvokerId invoker, Effects& effects);
+  // Leases of try_acquire() are not reported: who got one cannot have lost the answer.
+  // Cost: O(leases that can be found by request id, waiters).
   void repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects);
+  // False: repair() has nothing to report or to do, for anybody.
+  bool repairable() const;
 
   // Re-evaluates cover; call it when next_event() has come.
   void evaluate(TimePoint now, Effects& effects);

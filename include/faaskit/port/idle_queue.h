@@ -258,7 +258,9 @@ class FAASKIT_EXPORT IdleQueue {
     return initiate<absl::Status>(this, &IdleQueue::do_take_over, std::move(params), std::forward<Token>(token));
   }
   // What the queue holds for this invoker, and unclaimed starts of the functions in which it waits.
-  // Also re-evaluates cover. Invokers call it every second and after a reconnect.
+  // Also re-evaluates cover. Invokers call it every second and after a reconnect. A lease of try_acquire()
+  // need not be told: its answer cannot be lost.
+  // Cost: in memory, O(calls that wait or hold a lease of async_acquire), whatever else is known.
   template <asio::completion_token_for<void(absl::StatusOr<RepairReport>)> Token>
   auto async_repair(InvokerParams params, Token&& token) {
     return initiate<absl::StatusOr<RepairReport>>(this, &IdleQueue::do_repair, std::move(params), std::forward<Token>(token));
