@@ -15,6 +15,10 @@
 namespace faaskit::memory {
 namespace {
 
+absl::Status nobody_serves(HostId host, const StartId& start) {
+  return absl::NotFoundError(absl::StrFormat("push %s: nobody serves host %x", to_string(start), host));
+}
+
 // What waits for one host, and whoever serves it. Outlives both, as posts refer to it.
 class HostQueue : public std::enable_shared_from_this<HostQueue> {
  public:
@@ -30,10 +34,7 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
 
   absl::Status push(HostId host, StartRequest start, std::size_t max_queued) {
     MutexLock lock(mutex_);
-    if (server_ == nullptr) {
-      return absl::NotFoundError(
-          absl::StrFormat("push %s: nobody serves host %x", to_string(start.id), host));
-    }
+    if (server_ == nullptr) return nobody_serves(host, start.id);
     if (waiting_.size() >= max_queued) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("push %s: %d starts wait for host %x; max_queued is %d", to_string(start.id),
@@ -45,6 +46,11 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
     return absl::OkStatus();
   }
 
+  // True: nobody serves the host, and what it is known by can go. What still waits is in the next repair.
+  bool deserted() const {
+    MutexLock lock(mutex_);
+    return server_ == nullptr;
+  }
   // The newest server of a host takes over; what waits goes to it.
   std::shared_ptr<Server> serve(asio::any_io_executor executor, StartsHandler starts) {
     auto server = std::make_shared<Server>(std::move(executor), std::move(starts));
@@ -95,13 +101,43 @@ class HostQueue : public std::enable_shared_from_this<HostQueue> {
   std::uint64_t load_ FAASKIT_GUARDED_BY(mutex_) = 0;
 };
 
-class ServeWatch final : public Watch {
+// The hosts that somebody serves. Outlives its start queue as long as one of them is watched.
+class Hosts {
  public:
-  ServeWatch(std::shared_ptr<HostQueue> queue, std::shared_ptr<HostQueue::Server> server)
-      : queue_(std::move(queue)), server_(std::move(server)) {}
-  ~ServeWatch() override { queue_->end(server_); }
+  std::shared_ptr<HostQueue> find(HostId host) const {
+    MutexLock lock(mutex_);
+    auto known = queues_.find(host);
+    return known == queues_.end() ? nullptr : known->second;
+  }
+  std::pair<std::shared_ptr<HostQueue>, std::shared_ptr<HostQueue::Server>> serve(
+      HostId host, asio::any_io_executor executor, StartQueue::StartsHandler starts) {
+    MutexLock lock(mutex_);
+    std::shared_ptr<HostQueue>& queue = queues_[host];
+    if (queue == nullptr) queue = std::make_shared<HostQueue>();
+    return {queue, queue->serve(std::move(executor), std::move(starts))};
+  }
+  void end(HostId host, HostQueue& queue, const std::shared_ptr<HostQueue::Server>& server) {
+    MutexLock lock(mutex_);
+    queue.end(server);
+    auto known = queues_.find(host);
+    if (known != queues_.end() && known->second.get() == &queue && queue.deserted()) queues_.erase(known);
+  }
 
  private:
+  mutable Mutex mutex_;
+  std::map<HostId, std::shared_ptr<HostQueue>> queues_ FAASKIT_GUARDED_BY(mutex_);
+};
+
+class ServeWatch final : public Watch {
+ public:
+  ServeWatch(std::shared_ptr<Hosts> hosts, HostId host, std::shared_ptr<HostQueue> queue,
+             std::shared_ptr<HostQueue::Server> server)
+      : hosts_(std::move(hosts)), host_(host), queue_(std::move(queue)), server_(std::move(server)) {}
+  ~ServeWatch() override { hosts_->end(host_, *queue_, server_); }
+
+ private:
+  const std::shared_ptr<Hosts> hosts_;
+  const HostId host_;
   const std::shared_ptr<HostQueue> queue_;
   const std::shared_ptr<HostQueue::Server> server_;
 };
@@ -114,34 +150,28 @@ class MemoryStartQueue final : public StartQueue {
   executor_type get_executor() const override { return executor_; }
 
   std::unique_ptr<Watch> serve(HostId host, asio::any_io_executor executor, StartsHandler starts) override {
-    std::shared_ptr<HostQueue> queue = of(host);
-    auto server = queue->serve(std::move(executor), std::move(starts));
-    return std::make_unique<ServeWatch>(std::move(queue), std::move(server));
+    auto [queue, server] = hosts_->serve(host, std::move(executor), std::move(starts));
+    return std::make_unique<ServeWatch>(hosts_, host, std::move(queue), std::move(server));
   }
   std::uint64_t load(HostId host) const override {
-    MutexLock lock(mutex_);
-    auto known = hosts_.find(host);
-    return known == hosts_.end() ? 0 : known->second->load();
+    const std::shared_ptr<HostQueue> queue = hosts_->find(host);
+    return queue == nullptr ? 0 : queue->load();
   }
-  void report_load(HostId host, std::uint64_t load) override { of(host)->report_load(load); }
+  void report_load(HostId host, std::uint64_t load) override {
+    if (const std::shared_ptr<HostQueue> queue = hosts_->find(host)) queue->report_load(load);
+  }
 
  private:
   void do_push(PushParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    const std::shared_ptr<HostQueue> queue = hosts_->find(params.host);
     complete(home, std::move(done),
-             of(params.host)->push(params.host, std::move(params.start), options_.max_queued));
-  }
-
-  std::shared_ptr<HostQueue> of(HostId host) {
-    MutexLock lock(mutex_);
-    std::shared_ptr<HostQueue>& queue = hosts_[host];
-    if (queue == nullptr) queue = std::make_shared<HostQueue>();
-    return queue;
+             queue != nullptr ? queue->push(params.host, std::move(params.start), options_.max_queued)
+                              : nobody_serves(params.host, params.start.id));
   }
 
   const asio::any_io_executor executor_;
   const StartQueueOptions options_;
-  mutable Mutex mutex_;
-  std::map<HostId, std::shared_ptr<HostQueue>> hosts_ FAASKIT_GUARDED_BY(mutex_);
+  const std::shared_ptr<Hosts> hosts_ = std::make_shared<Hosts>();
 };
 
 class FixedSlotDirectory final : public SlotDirectory {

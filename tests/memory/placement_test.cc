@@ -110,6 +110,25 @@ TEST_CASE("load is the last reported figure plus what was pushed since", "[memor
   CHECK(carrier.queue->load(8) == 0);
 }
 
+// Hosts come and go for as long as a queue lives.
+TEST_CASE("a host that nobody serves is forgotten, with its load and what waits for it", "[memory]") {
+  asio::io_context slow;
+  Carrier carrier;
+  carrier.queue->report_load(7, 10);
+  CHECK(carrier.queue->load(7) == 0);
+  auto watch = carrier.queue->serve(7, slow.get_executor(), [](std::vector<StartRequest>) {});
+  carrier.queue->report_load(7, 10);
+  CHECK(carrier.push(7, 1).ok());
+  CHECK(carrier.queue->load(7) == 11);
+  watch.reset();
+  CHECK(carrier.queue->load(7) == 0);
+  int served = 0;
+  watch = carrier.queue->serve(7, carrier.io.get_executor(), [&](std::vector<StartRequest>) { ++served; });
+  carrier.run();
+  slow.poll();
+  CHECK(served == 0);
+}
+
 TEST_CASE("four threads push: every start arrives once", "[memory]") {
   asio::io_context io;
   auto work = asio::make_work_guard(io);

@@ -40,11 +40,13 @@ class FAASKIT_EXPORT StartQueue {
     return initiate<absl::Status>(this, &StartQueue::do_push, std::move(params), std::forward<Token>(token));
   }
 
-  // Delivers what is pushed for `host`, posted to `executor`, until the watch is destroyed.
+  // Delivers what is pushed for `host`, posted to `executor`, until the watch is destroyed. With the last
+  // watch of a host all that is known of it goes, its load and what it has not taken, too: unclaimed starts
+  // are in the next repair.
   [[nodiscard]] virtual std::unique_ptr<Watch> serve(HostId host, asio::any_io_executor executor,
                                                      StartsHandler starts) = 0;
 
-  // The host's load as it last reported it plus what was pushed since; for two choices.
+  // For two choices; of a host that nobody serves: 0. The host's load as it last reported it plus what was pushed since.
   virtual std::uint64_t load(HostId host) const = 0;
   virtual void report_load(HostId host, std::uint64_t load) = 0;
 
