@@ -282,9 +282,10 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
                                               config.version, config_.version));
   }
   const bool redeploy = !defined_ || config.version > config_.version;
+  const bool fewer = defined_ && config.caps.max_sandboxes < config_.caps.max_sandboxes;
   config_ = config;
   current_ = config.version;
-  fifo_ = config.order == IdleOrder::fifo;
+  const bool was_fifo = std::exchange(fifo_, config.order == IdleOrder::fifo);
   defined_ = true;
   if (redeploy) {
     consecutive_failures_ = 0;
@@ -300,8 +301,20 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
     }
     for (Waiter* waiter : tables_->line) waiter->start_requested = false;
   }
+  if (fewer) retire_excess(was_fifo, effects);
   evaluate(now, effects);
   return absl::OkStatus();
+}
+
+// Those idle longest go first, by turns from each shard: they are at the end that is not taken next.
+void FunctionQueue::retire_excess(bool fifo, Effects& effects) {
+  const auto excess = [&] {
+    return std::uint64_t{idle_} + leased_ + disputed_ + tables_->starts.size() > config_.caps.max_sandboxes;
+  };
+  for (ShardIndex shard = 0; idle_ > 0 && excess(); ++shard) {
+    IdleList& list = idle_list(shard % static_cast<ShardIndex>(idle_others_.size() + 1));
+    if (list.head != nullptr) retire(fifo ? *list.head : *list.tail, effects);
+  }
 }
 
 FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard) {
@@ -678,6 +691,8 @@ void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
   absl::erase_if(tables_->starts, [&](const auto& entry) {
     return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
   });
+  std::erase(draining_, dead);
+  draining_any_ = !draining_.empty();
   send_again(effects);
   evaluate(now, effects);
 }

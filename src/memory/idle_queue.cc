@@ -392,6 +392,10 @@ class Core final : public std::enable_shared_from_this<Core> {
   }
 
   absl::Status take_over(HostId dead) {
+    {
+      std::unique_lock lock(functions_mutex_);
+      std::erase(drained_, dead);
+    }
     for (Function* function : all_functions()) {
       run(*function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects) {
         queue.take_over(dead, now, effects);

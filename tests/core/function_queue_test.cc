@@ -337,3 +337,32 @@ TEST_CASE("a failed start that was forgotten takes along what was announced of i
   CHECK(f.failed(99, 7) == "OK; start 1 v1");
   CHECK(f.queue.records().empty());
 }
+
+TEST_CASE("a lowered max_sandboxes retires what is idle above it, longest idle first", "[core]") {
+  const IdleOrder order = GENERATE(IdleOrder::lifo, IdleOrder::fifo);
+  const bool lifo = order == IdleOrder::lifo;
+  FunctionConfig config = caps(6);
+  config.order = order;
+  Script f(config);
+  for (std::uint64_t sb = 1; sb <= 5; ++sb) f.announced(sb, SandboxState::idle);
+  CHECK(f.acquire(1) == (lifo ? "leased sb5 warm" : "leased sb1 warm"));
+  config.caps.max_sandboxes = 3;
+  CHECK(f.define(config) == (lifo ? "OK; retire sb1; retire sb2" : "OK; retire sb2; retire sb3"));
+  CHECK(f.define(config) == "OK");
+  config.caps.max_sandboxes = 1;
+  config.order = lifo ? IdleOrder::fifo : IdleOrder::lifo;
+  CHECK(f.define(config) == (lifo ? "OK; retire sb3; retire sb4" : "OK; retire sb4; retire sb5"));
+  CHECK(f.settle(lifo ? 5 : 1) == "settled");
+  CHECK(f.queue.stats().idle == 1);
+}
+
+// Hosts come and go for as long as a queue lives.
+TEST_CASE("a host that was taken over is not remembered as draining", "[core]") {
+  Script f;
+  f.queue.drain(1, f.now, f.effects);
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.claim(1, 1) == "ABORTED");
+  f.queue.take_over(1, f.now, f.effects);
+  f.effects.clear();
+  CHECK(f.claim(1, 1) == "OK");
+}

@@ -28,7 +28,9 @@ enum class IdleOrder : std::uint8_t { lifo, fifo };
 enum class SurplusStarts : std::uint8_t { keep, cancel_queued };
 
 struct FunctionCaps {
-  // Live and starting together, from the admitted start until the host reports it reaped.
+  // Live and starting together, from the admitted start until the host reports it reaped. Lowered, idle
+  // ones above it retire, those idle longest first; busy ones and claimed starts above it are not cut
+  // short, nor when they become idle: their host's keep-alive ends them.
   std::uint32_t max_sandboxes = 16;
   // Starts in flight. Bounds the stampede on a cold function.
   std::uint32_t max_starts = 8;

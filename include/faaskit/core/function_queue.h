@@ -202,6 +202,7 @@ class FAASKIT_EXPORT FunctionQueue {
   void end_lease(Record& record);
   void place(Record& record, bool fresh, TimePoint now, Effects& effects);
   void retire(Record& record, Effects& effects);
+  void retire_excess(bool fifo, Effects& effects);
   void set_state(Record& record, SandboxState state);
   void erase(Record& record);
   void bury(const SandboxId& id);
