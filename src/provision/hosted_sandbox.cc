@@ -1,5 +1,6 @@
 #include "provision/hosted_sandbox.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,8 @@
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/post.hpp>
 
+#include "support/time.h"
+
 namespace faaskit {
 namespace {
 
@@ -21,6 +24,11 @@ using std::chrono::milliseconds;
 constexpr milliseconds kCauseWait{50};
 // Killed and still not reaped: kill again, and say so.
 constexpr milliseconds kKillWait{1000};
+// Of one that the loop cannot watch.
+constexpr milliseconds kUnwatchedWait{20};
+constexpr milliseconds kFirstFreezeRepeat{50};
+constexpr milliseconds kMaxFreezeRepeat{5000};
+constexpr milliseconds kExpireRepeat{1000};
 constexpr milliseconds kFirstConfirm{1};
 constexpr milliseconds kMaxConfirm{100};
 constexpr milliseconds kFirstRemove{1};
@@ -41,14 +49,16 @@ void HostedSandbox::born(std::unique_ptr<Seat> seat, SandboxHandles handles) {
   pid_ = handles.pid;
   cgroup_ = seat_->path();
   shown_.store(true, std::memory_order_release);
-  pidfd_.emplace(shard_.executor, handles.pidfd.release());
-  output_.emplace(shard_.executor, handles.output.release());
+  const absl::Status watched = watch(handles);
   watch_exit();
   watch_output();
   if (machine_.ending()) {  // stopped while it was being made
     (void)seat_->kill();
-    set(Alarm::kill, context_->now() + kKillWait);
-    return;
+    return await_end();
+  }
+  if (!watched.ok()) {
+    start_error_ = watched;
+    return destroy(watched);
   }
   absl::StatusOr<std::unique_ptr<Channel>> channel =
       context_->parts.channels->open(std::move(handles.channel), shard_.executor);
@@ -63,6 +73,31 @@ void HostedSandbox::born(std::unique_ptr<Seat> seat, SandboxHandles handles) {
   channel_->async_hello([weak = weak_from_this()](absl::StatusOr<Hello> hello) {
     if (auto self = weak.lock()) self->on_hello(std::move(hello));
   });
+}
+
+absl::Status HostedSandbox::watch(SandboxHandles& handles) {
+  absl::Status status;
+  boost::system::error_code error;
+  const auto note = [&](const char* what) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("watch the ", what, " of ", to_string(sandbox().id), ": ", error.message()));
+  };
+  pidfd_.assign(handles.pidfd.get(), error);
+  if (error) {
+    note("end");
+    unwatched_ = std::move(handles.pidfd);
+  } else {
+    (void)handles.pidfd.release();
+  }
+  output_.emplace(shard_.executor);
+  output_->assign(handles.output.get(), error);
+  if (error) {
+    note("output");
+    output_.reset();
+  } else {
+    (void)handles.output.release();
+  }
+  return status;
 }
 
 void HostedSandbox::not_born(absl::Status why) {
@@ -107,7 +142,7 @@ void HostedSandbox::offered(const Offer& offer, const absl::Status& status) {
   if (offer.generation != last_offer_) return;
   offer_wait_ = std::clamp<Duration>(offer_wait_ * 2, kFirstOfferRepeat, kMaxOfferRepeat);
   offer_timer_ = context_->parts.clock->make_timer(shard_.executor);
-  offer_timer_->arm(context_->now() + offer_wait_, [this, offer] {
+  offer_timer_->arm(after(context_->now(), offer_wait_), [this, offer] {
     // The timer goes with this object; and `offer` with the timer, so a copy is used.
     const Offer again = offer;
     if (!machine_.ending() && again.generation == last_offer_) this->offer(again);
@@ -181,7 +216,7 @@ void HostedSandbox::on_call_end(CallResult result) {
     death_pending_ = reply.status;
     destroy(reply.status);
     if (!exit_.empty()) return answer_death();
-    return set(Alarm::cause, context_->now() + kCauseWait);
+    return set(Alarm::cause, after(context_->now(), kCauseWait));
   }
   reply.reply = std::move(result.reply);
   if (machine_.busy()) {
@@ -232,31 +267,36 @@ void HostedSandbox::rest(TimePoint now) {
     case FreezePolicy::at_once: freeze_now(now); break;
     case FreezePolicy::after_grace:
       // One alarm serves many short calls: it looks again at how long it has been idle.
-      if (!ShardTimers::is_set(alarms_, Alarm::freeze)) set(Alarm::freeze, now + context_->options.grace);
+      if (!ShardTimers::is_set(alarms_, Alarm::freeze)) set(Alarm::freeze, after(now, grace()));
       break;
     case FreezePolicy::never: break;
   }
-  if (!ShardTimers::is_set(alarms_, Alarm::expire)) set(Alarm::expire, now + function_->keep_alive);
-  if (context_->eviction_wanted.load(std::memory_order_relaxed)) context_->became_idle();
+  if (!ShardTimers::is_set(alarms_, Alarm::expire)) set(Alarm::expire, after(now, function_->keep_alive));
+  if (context_->eviction_wanted.load(std::memory_order_relaxed)) context_->became_idle(*this);
+}
+
+milliseconds HostedSandbox::grace() const {
+  return context_->options.freeze == FreezePolicy::at_once ? milliseconds(0) : context_->options.grace;
 }
 
 void HostedSandbox::freeze_now(TimePoint now) {
   if (absl::Status asked = seat_->freeze(); !asked.ok()) {
     context_->emit(Severity::warning, "freezer.failed", function_->spec.name, asked.ToString());
-    return;
+    freeze_wait_ = std::clamp<Duration>(freeze_wait_ * 2, kFirstFreezeRepeat, kMaxFreezeRepeat);
+    return set(Alarm::freeze, after(now, freeze_wait_));
   }
+  freeze_wait_ = {};
   machine_.freeze_written();
   freeze_asked_ = now;
   confirm_wait_ = kFirstConfirm;
-  set(Alarm::confirm, now + confirm_wait_);
+  set(Alarm::confirm, after(now, confirm_wait_));
 }
 
 // The kernel is asked again and again, further and further apart: its notifications come 10 ms late.
 void HostedSandbox::confirm_freeze() {
   if (!machine_.freezing()) return;
-  const std::optional<bool> frozen = seat_->frozen();
-  if (!frozen.has_value()) return;
-  if (*frozen) return machine_.freeze_confirmed();
+  // What could not be read is not confirmed, and is asked again.
+  if (seat_->frozen().value_or(false)) return machine_.freeze_confirmed();
   const TimePoint now = context_->now();
   if (now - freeze_asked_ > std::chrono::seconds(2) && confirm_wait_ < kMaxConfirm * 2) {
     context_->emit(Severity::warning, "freezer.unconfirmed", function_->spec.name,
@@ -265,14 +305,13 @@ void HostedSandbox::confirm_freeze() {
   } else if (confirm_wait_ < kMaxConfirm) {
     confirm_wait_ = std::min<Duration>(confirm_wait_ * 2, kMaxConfirm);
   }
-  set(Alarm::confirm, now + confirm_wait_);
+  set(Alarm::confirm, after(now, confirm_wait_));
 }
 
 void HostedSandbox::expire() {
   const TimePoint now = context_->now();
-  if (!machine_.idle() || machine_.idle_since() + function_->keep_alive > now) {
-    const TimePoint from = machine_.idle() ? machine_.idle_since() : now;
-    if (!machine_.ending()) set(Alarm::expire, from + function_->keep_alive);
+  if (const TimePoint due = after(machine_.idle() ? machine_.idle_since() : now, function_->keep_alive); due > now) {
+    if (!machine_.ending()) set(Alarm::expire, due);
     return;
   }
   WithdrawParams params{.function = function_->handle, .sandbox = sandbox().id};
@@ -281,7 +320,9 @@ void HostedSandbox::expire() {
         auto self = weak.lock();
         if (!self || self->machine_.ending()) return;
         if (status.ok()) return self->destroy(absl::CancelledError("its keep-alive has passed"));
-        self->set(Alarm::expire, now + self->function_->keep_alive);  // leased meanwhile
+        // Not withdrawn: leased meanwhile; or nobody knows, and it is asked again.
+        self->set(Alarm::expire, absl::IsUnavailable(status) ? after(now, kExpireRepeat)
+                                                             : after(now, self->function_->keep_alive));
       }));
 }
 
@@ -308,10 +349,10 @@ void HostedSandbox::alarm(Alarm alarm) {
       break;
     case Alarm::freeze: {
       const TimePoint now = context_->now();
-      if (machine_.wants_freeze(context_->options.grace, now)) {
+      if (machine_.wants_freeze(grace(), now)) {
         freeze_now(now);
       } else if (machine_.idle() && !machine_.freezing() && !machine_.frozen()) {
-        set(Alarm::freeze, machine_.idle_since() + context_->options.grace);
+        set(Alarm::freeze, after(machine_.idle_since(), grace()));
       }
       break;
     }
@@ -320,12 +361,15 @@ void HostedSandbox::alarm(Alarm alarm) {
     case Alarm::kill:
       if (!exit_.empty()) {
         remove_seat();
+      } else if (unwatched_) {
+        (void)seat_->kill();
+        on_exit();
       } else if (seat_) {
         context_->emit(Severity::warning, "sandbox.not_reaped", function_->spec.name,
                        absl::StrFormat("%s (pid %d) was killed %d ms ago and has not ended; killed again",
                                        to_string(sandbox().id), pid_, kKillWait.count()));
         (void)seat_->kill();
-        set(Alarm::kill, context_->now() + kKillWait);
+        set(Alarm::kill, after(context_->now(), kKillWait));
       }
       break;
   }
@@ -407,8 +451,22 @@ void HostedSandbox::destroy(absl::Status why) {
     if (absl::Status killed = seat_->kill(); !killed.ok()) {
       context_->emit(Severity::error, "sandbox.kill_failed", function_->spec.name, killed.ToString());
     }
-    set(Alarm::kill, context_->now() + kKillWait);
+    await_end();
   }
+}
+
+void HostedSandbox::await_end() { set(Alarm::kill, after(context_->now(), unwatched_ ? kUnwatchedWait : kKillWait)); }
+
+void HostedSandbox::kill_given_up() {
+  if (seat_) (void)seat_->kill();
+}
+
+void HostedSandbox::reap_given_up(std::chrono::steady_clock::time_point deadline) {
+  if (!exit_.empty() || !pidfd_.is_open()) return;
+  const auto left = std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
+  pollfd end{.fd = pidfd_.native_handle(), .events = POLLIN, .revents = 0};
+  (void)::poll(&end, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
+  exit_ = context_->parts.factory->reap(pidfd_.native_handle());
 }
 
 void HostedSandbox::on_channel_closed(absl::Status why) {
@@ -419,7 +477,8 @@ void HostedSandbox::on_channel_closed(absl::Status why) {
 }
 
 void HostedSandbox::watch_exit() {
-  pidfd_->async_wait(asio::posix::stream_descriptor::wait_read,
+  if (unwatched_) return await_end();
+  pidfd_.async_wait(asio::posix::stream_descriptor::wait_read,
                      [weak = weak_from_this()](const boost::system::error_code& error) {
                        auto self = weak.lock();
                        if (self && !error) self->on_exit();
@@ -427,7 +486,7 @@ void HostedSandbox::watch_exit() {
 }
 
 void HostedSandbox::on_exit() {
-  exit_ = context_->parts.factory->reap(pidfd_->native_handle());
+  exit_ = context_->parts.factory->reap(unwatched_ ? unwatched_.get() : pidfd_.native_handle());
   if (exit_.empty()) return watch_exit();
   const bool by_itself = machine_.end();
   if (by_itself) {
@@ -447,7 +506,7 @@ void HostedSandbox::on_exit() {
     answer_death();
   } else if (running_) {
     // Its last words may still be in the socket.
-    set(Alarm::cause, context_->now() + kCauseWait);
+    set(Alarm::cause, after(context_->now(), kCauseWait));
   }
   finish_if_dead();
 }
@@ -472,7 +531,9 @@ void HostedSandbox::finish_if_dead() {
   note_lost_output();
   machine_.reaped();
   channel_.reset();
-  pidfd_.reset();
+  boost::system::error_code ignored;
+  pidfd_.close(ignored);
+  unwatched_.reset();
   output_.reset();
   remove_begun_ = context_->now();
   remove_seat();
@@ -494,7 +555,7 @@ void HostedSandbox::removed(std::unique_ptr<Seat> seat, const absl::Status& stat
   if (absl::IsFailedPrecondition(status) && now - remove_begun_ < kRemoveBudget) {
     seat_ = std::move(seat);
     remove_wait_ = std::clamp<Duration>(remove_wait_ * 2, kFirstRemove, kMaxRemove);
-    return set(Alarm::kill, now + remove_wait_);
+    return set(Alarm::kill, after(now, remove_wait_));
   }
   if (!status.ok()) context_->emit(Severity::error, "seat.not_removed", function_->spec.name, status.ToString());
   asio::post(context_->executors.blocking, [seat = std::move(seat)] {});  // giving up a seat may block

@@ -39,7 +39,7 @@ struct HostContext {
   virtual ~HostContext() = default;
   // From a shard's thread.
   virtual void became_ready(HostedSandbox& sandbox) = 0;
-  virtual void became_idle() = 0;
+  virtual void became_idle(HostedSandbox& sandbox) = 0;
   // Reaped; `error`: why it never became ready. Once per sandbox; its seat is removed already or left to
   // the freezer.
   virtual void was_reaped(std::shared_ptr<HostedSandbox> sandbox, absl::Status error) = 0;
@@ -54,7 +54,11 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
  public:
   HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard, std::shared_ptr<const HostedFunction> function,
                 const Sandbox& sandbox, StartId start)
-      : context_(std::move(context)), shard_(shard), function_(std::move(function)), machine_(sandbox, start) {}
+      : context_(std::move(context)),
+        shard_(shard),
+        function_(std::move(function)),
+        machine_(sandbox, start),
+        pidfd_(shard.executor) {}
 
   // The process exists: open the line and wait for its hello.
   void born(std::unique_ptr<Seat> seat, SandboxHandles handles);
@@ -65,12 +69,15 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void alarm(Alarm alarm);
   // Whatever it does now, it is ended for `why`.
   void destroy(absl::Status why);
+  // When no loop runs any more: killed; and then reaped, waiting for it until `deadline`.
+  void kill_given_up();
+  void reap_given_up(std::chrono::steady_clock::time_point deadline);
   // Ended if idle; a running call may finish, and its offer will be refused.
   void retire(std::string_view why);
   // Of the queue's view: a lease that this host may have to return.
   void answer_lease(Token token, const LeaseId& lease, bool suspect);
   AnnouncedSandbox announced() const { return machine_.announced(function_->spec.name); }
-  bool idle() const { return machine_.idle(); }
+  bool gone() const { return machine_.gone(); }
   // What the kernel says; nullopt if it is not there any more, or cannot say.
   std::optional<bool> kernel_frozen() { return seat_ ? seat_->frozen() : std::nullopt; }
 
@@ -108,10 +115,13 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void offer(const Offer& offer);
   void offered(const Offer& offer, const absl::Status& status);
   void rest(TimePoint now);
+  std::chrono::milliseconds grace() const;
   void freeze_now(TimePoint now);
   void confirm_freeze();
   void expire();
+  absl::Status watch(SandboxHandles& handles);
   void watch_exit();
+  void await_end();
   void watch_output();
   void read_output(std::size_t budget);
   void take_output(std::string_view bytes);
@@ -137,7 +147,8 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   std::atomic<bool> shown_{false};
 
   std::unique_ptr<Channel> channel_;
-  std::optional<asio::posix::stream_descriptor> pidfd_;
+  asio::posix::stream_descriptor pidfd_;
+  UniqueFd unwatched_;  // the pidfd, if the loop could not take it: it is looked at from time to time
   std::optional<asio::posix::stream_descriptor> output_;
   std::optional<Running> running_;
   absl::Status start_error_;      // why it never became ready
@@ -147,6 +158,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   std::string log_tail_;          // of the invocation, or of init and what comes late
   std::uint64_t log_bytes_ = 0;   // given to the sink for the invocation, or since the last one
   std::uint64_t lost_bytes_ = 0;
+  Duration freeze_wait_{};  // until a freeze that failed is tried again
   Duration confirm_wait_{};
   Duration remove_wait_{};
   TimePoint remove_begun_{};

@@ -1,6 +1,7 @@
 #include "faaskit/provision/local_host.h"
 
 #include <algorithm>
+#include <deque>
 #include <future>
 #include <map>
 #include <set>
@@ -14,6 +15,7 @@
 
 #include "provision/hosted_sandbox.h"
 #include "support/random.h"
+#include "support/time.h"
 
 namespace faaskit {
 namespace {
@@ -21,6 +23,9 @@ namespace {
 using SandboxPtr = std::shared_ptr<HostedSandbox>;
 
 constexpr std::chrono::milliseconds kRepeat{100};
+// For the processes of a host that goes without a stop.
+constexpr std::chrono::milliseconds kGiveUpWait{2000};
+constexpr std::size_t kUnknownRemembered = 256;
 
 // The control thread is shard 0's: starts, evictions, announcements and counts are decided there. A call
 // never goes through it.
@@ -64,6 +69,14 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (function.keep_alive.count() <= 0) return absl::InvalidArgumentError("deploy: keep_alive must be positive");
     if (absl::Status valid = validate_function_name(function.spec.name); !valid.ok()) return valid;
     if (absl::Status checked = parts.factory->check(function.spec); !checked.ok()) return checked;
+    if (function.spec.minimum_isolation >= Isolation::process) {
+      if (const std::string missing = parts.freezer->missing_limits(); !missing.empty()) {
+        return absl::FailedPreconditionError(
+            absl::StrFormat("deploy %s: minimum_isolation is %s, and the limits of %s are not enforced here; "
+                            "minimum_isolation partial would accept it",
+                            function.spec.name, to_string(function.spec.minimum_isolation), missing));
+      }
+    }
     MutexLock lock(mutex_);
     auto& current = functions_[function.spec.name];
     if (current && current->spec.version > function.spec.version) {
@@ -72,22 +85,6 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     }
     current = std::make_shared<const HostedFunction>(std::move(function));
     return absl::OkStatus();
-  }
-
-  void forget(std::string_view name) {
-    {
-      MutexLock lock(mutex_);
-      auto known = functions_.find(name);
-      if (known == functions_.end()) return;
-      functions_.erase(known);
-    }
-    for (const SandboxPtr& sandbox : all()) {
-      if (sandbox->function().spec.name != name) continue;
-      WithdrawParams params{.function = sandbox->function().handle, .sandbox = sandbox->sandbox().id};
-      parts.idle->async_withdraw(params, asio::bind_executor(sandbox->shard().executor, [sandbox](absl::Status status) {
-                                   if (status.ok()) sandbox->destroy(absl::CancelledError("its function was removed"));
-                                 }));
-    }
   }
 
   std::vector<SandboxPtr> all() const {
@@ -135,6 +132,34 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     });
   }
 
+  // REQUIRES: stop() has completed, or no executor runs any more.
+  void give_up() {
+    if (stopped_.load(std::memory_order_acquire)) return;
+    // Sandboxes and what waits for an answer hold this object, and this object holds them.
+    start_watch_.reset();
+    notice_watch_.reset();
+    announce_timer_.reset();
+    repeats_.clear();
+    stoppers_.clear();
+    // All at once first: waiting for each in turn is then short.
+    const std::vector<SandboxPtr> left = all();
+    for (const SandboxPtr& sandbox : left) sandbox->kill_given_up();
+    const auto deadline = std::chrono::steady_clock::now() + kGiveUpWait;
+    for (const SandboxPtr& sandbox : left) sandbox->reap_given_up(deadline);
+    for (const auto& shard : shards_) {
+      shard->timers.reset();
+      shard->sandboxes.clear();
+    }
+    {
+      MutexLock lock(mutex_);
+      registry_.clear();
+    }
+    // What the loops never ran may refer to this object for as long as they exist; to see the last of the
+    // sandboxes, the freezer must not wait for that.
+    seats.reset();
+    parts = {};
+  }
+
   // -- HostContext
 
   void became_ready(HostedSandbox& sandbox) override {
@@ -147,10 +172,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     });
   }
 
-  void became_idle() override {
-    eviction_wanted.store(false, std::memory_order_relaxed);
-    asio::post(control(), [self = shared_from_this()] {
-      self->starts_.may_evict();
+  void became_idle(HostedSandbox& sandbox) override {
+    asio::post(control(), [self = shared_from_this(), sandbox = sandbox.shared_from_this()] {
+      self->starts_.may_evict(sandbox->function().spec.name);
       self->pump();
     });
   }
@@ -182,9 +206,12 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     while (!stopping_) {
       StartMachine::Next next = starts_.next();
       switch (next.kind) {
-        case StartMachine::Next::Kind::nothing: parts.starts->report_load(id_, starts_.queued() + starts_.starting()); return;
+        case StartMachine::Next::Kind::nothing:
+          parts.starts->report_load(id_, starts_.queued() + starts_.starting());
+          eviction_wanted.store(starts_.wants_eviction(), std::memory_order_relaxed);
+          return;
         case StartMachine::Next::Kind::begin: begin_start(std::move(next.start)); break;
-        case StartMachine::Next::Kind::evict: evict(next.start.function); break;
+        case StartMachine::Next::Kind::evict: evict(next.start); break;
       }
     }
   }
@@ -197,7 +224,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       if (known != functions_.end()) function = known->second;
     }
     if (!function || function->spec.version != start.version) {
-      // Of a version this host has not got, or not any more; unclaimed, it is sent again if it is wanted.
+      // Unclaimed, it is sent again if it is wanted. An older version is not, once the queue has heard of the
+      // redeploy; what this host was never told of, somebody must be told of.
+      if (!function || function->spec.version < start.version) report_unknown(start, function.get());
       starts_.dropped(start.id);
       return;
     }
@@ -205,13 +234,32 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     claim(std::move(start), std::move(function), id);
   }
 
+  void report_unknown(const StartRequest& start, const HostedFunction* function) {
+    if (std::find(unknown_.begin(), unknown_.end(), start.id) != unknown_.end()) return;
+    unknown_.push_back(start.id);
+    if (unknown_.size() > kUnknownRemembered) unknown_.pop_front();
+    emit(Severity::warning, "start.unknown_version", start.function,
+         function != nullptr
+             ? absl::StrFormat("start %s: version %d is asked for, and this host knows version %d: deploy it here",
+                               to_string(start.id), start.version, function->spec.version)
+             : absl::StrFormat("start %s: version %d is asked for, and this host does not know the function: deploy it "
+                               "here",
+                               to_string(start.id), start.version));
+  }
+
   void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
     ClaimParams params{.function = function->handle, .start = start.id, .sandbox = id};
     parts.idle->async_claim(
         params, asio::bind_executor(control(), [self = shared_from_this(), start = std::move(start),
                                                 function = std::move(function), id](absl::Status status) mutable {
-          if (status.ok()) return self->create(std::move(start), std::move(function), id);
-          if (absl::IsUnavailable(status) && !self->stopping_) {
+          if (self->stopping_) {
+            // Claimed, or perhaps (the answer is lost): nothing will come of it here.
+            if (status.ok() || absl::IsUnavailable(status)) {
+              self->report_gone({.function = function->handle, .sandbox = {}, .start = start.id});
+            }
+          } else if (status.ok()) {
+            return self->create(std::move(start), std::move(function), id);
+          } else if (absl::IsUnavailable(status)) {
             return self->later([self, start = std::move(start), function = std::move(function), id]() mutable {
               self->claim(std::move(start), std::move(function), id);
             });
@@ -256,31 +304,26 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     });
   }
 
-  // The idle sandbox used least recently makes room; one of another function, if there is any.
-  void evict(const std::string& function) {
+  // The idle sandbox used least recently makes room, but none that `start` would only make again.
+  void evict(const StartRequest& start) {
     SandboxPtr victim;
-    bool victim_same = true;
     for (const SandboxPtr& sandbox : all()) {
       const SandboxMachine::Published now = sandbox->published();
       if (now.state != HostState::idle && now.state != HostState::freezing && now.state != HostState::frozen) continue;
       if (sandbox->evicted || sandbox->kept_at == now.generation) continue;
-      const bool same = sandbox->function().spec.name == function;
-      if (!victim || (victim_same && !same) || (victim_same == same && sandbox->idle_since() < victim->idle_since())) {
-        victim = sandbox;
-        victim_same = same;
-      }
+      if (sandbox->function().spec.name == start.function && sandbox->sandbox().version == start.version) continue;
+      if (!victim || sandbox->idle_since() < victim->idle_since()) victim = sandbox;
     }
-    if (!victim) {
-      starts_.nothing_to_evict();
-      eviction_wanted.store(true, std::memory_order_relaxed);
-      return;
-    }
+    if (!victim) return starts_.nothing_to_evict(start.function);
     victim->evicted = true;
     victim->kept_at = victim->published().generation;
-    starts_.evicting();
+    starts_.evicting(start.function);
     WithdrawParams params{.function = victim->function().handle, .sandbox = victim->sandbox().id};
     parts.idle->async_withdraw(
-        params, asio::bind_executor(control(), [self = shared_from_this(), victim](absl::Status status) {
+        params, asio::bind_executor(control(), [self = shared_from_this(), victim,
+                                                function = start.function](absl::Status status) {
+          // It died meanwhile, and was counted as evicted then.
+          if (!self->find(victim->sandbox().id)) return;
           if (status.ok() || absl::IsNotFound(status)) {
             asio::post(victim->shard().executor, [victim] {
               victim->destroy(absl::CancelledError("evicted: this host is at its cap of sandboxes"));
@@ -289,7 +332,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
           }
           // Leased, and its call is on its way; it is not asked for again before it has moved.
           victim->evicted = false;
-          self->starts_.eviction_failed();
+          self->starts_.eviction_failed(function);
           self->pump();
         }));
   }
@@ -304,7 +347,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       emit(Severity::warning, "start.failed", sandbox->function().spec.name, error.ToString());
       report_failed(sandbox->function().handle, sandbox->start(), sandbox->sandbox().id, std::move(error));
     } else {
-      report_gone(sandbox->function().handle, sandbox->sandbox().id);
+      report_gone({.function = sandbox->function().handle, .sandbox = sandbox->sandbox().id, .start = {}});
     }
     pump();
     stopped_if_empty();
@@ -321,13 +364,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
         }));
   }
 
-  void report_gone(FunctionHandle function, SandboxId id) {
-    GoneParams params{.function = function, .sandbox = id, .start = {}};
-    parts.idle->async_gone(params, asio::bind_executor(control(), [self = shared_from_this(), function, id](
-                                                                      absl::Status status) {
-                             if (absl::IsUnavailable(status)) {
-                               self->later([self, function, id] { self->report_gone(function, id); });
-                             }
+  void report_gone(GoneParams params) {
+    parts.idle->async_gone(params, asio::bind_executor(control(), [self = shared_from_this(), params](absl::Status status) {
+                             if (absl::IsUnavailable(status)) self->later([self, params] { self->report_gone(params); });
                            }));
   }
 
@@ -349,7 +388,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void arm_announce() {
     if (stopping_) return;
-    announce_timer_->arm(parts.clock->now() + options.announce_period, [weak = weak_from_this()] {
+    announce_timer_->arm(after(parts.clock->now(), options.announce_period), [weak = weak_from_this()] {
       if (auto self = weak.lock()) self->gather();
     });
   }
@@ -369,7 +408,10 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     for (const auto& shard : shards_) {
       asio::post(shard->executor, [self = shared_from_this(), gathering, shard = shard.get()] {
         std::vector<AnnouncedSandbox> part;
-        for (const auto& [number, sandbox] : shard->sandboxes) part.push_back(sandbox->announced());
+        for (const auto& [number, sandbox] : shard->sandboxes) {
+          // Reaped, and its groups are being removed: how it ended is reported, and it must not come back.
+          if (!sandbox->gone()) part.push_back(sandbox->announced());
+        }
         asio::post(self->control(), [self, gathering, part = std::move(part)] {
           gathering->sandboxes.insert(gathering->sandboxes.end(), part.begin(), part.end());
           if (--gathering->missing == 0) self->announce(std::move(gathering->sandboxes));
@@ -393,7 +435,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       SandboxPtr sandbox = find(record.id);
       if (!sandbox) {
         absl::StatusOr<FunctionHandle> handle = parts.idle->resolve(record.function);
-        if (handle.ok()) report_gone(*handle, record.id);
+        if (handle.ok()) report_gone({.function = *handle, .sandbox = record.id, .start = {}});
         continue;
       }
       asio::post(sandbox->shard().executor, [sandbox, record] {
@@ -415,10 +457,11 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     HostParams params{.host = id_};
     parts.idle->async_drain(params, asio::bind_executor(control(), [](absl::Status) {}));
     asio::post(executors.blocking, [self = shared_from_this()] {
-      self->seats->dispose();
-      asio::post(self->control(), [self] {
-        self->seats_disposed_ = true;
-        self->stopped_if_empty();
+      self->seats->dispose([self] {
+        asio::post(self->control(), [self] {
+          self->seats_disposed_ = true;
+          self->stopped_if_empty();
+        });
       });
     });
     for (const SandboxPtr& sandbox : all()) {
@@ -428,18 +471,23 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   }
 
   void stopped_if_empty() {
-    if (!draining_ || !seats_disposed_ || stoppers_.empty()) return;
+    // A claim that is under way may still be granted, and is given back then.
+    if (!draining_ || !seats_disposed_ || stoppers_.empty() || starts_.starting() > 0) return;
     {
       MutexLock lock(mutex_);
       if (!registry_.empty()) return;
     }
     notice_watch_.reset();
+    // From here on the queue need not be there any more.
+    stopped_.store(true, std::memory_order_release);
+    repeats_.clear();
     for (auto& [home, done] : stoppers_) complete(home, std::move(done), absl::OkStatus());
     stoppers_.clear();
   }
 
   // Once more, a little later: the queue could not be reached.
   void later(absl::AnyInvocable<void()> what) {
+    if (stopped_) return;
     const std::uint64_t key = ++last_repeat_;
     Timer& timer = *(repeats_[key] = parts.clock->make_timer(control()));
     timer.arm(parts.clock->now() + kRepeat, [this, key, what = std::move(what)]() mutable {
@@ -452,12 +500,14 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   const HostId id_;
   std::vector<std::unique_ptr<HostShard>> shards_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> stopped_{false};
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_ FAASKIT_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
 
   // On the control thread.
   StartMachine starts_;
+  std::deque<StartId> unknown_;  // reported as such
   std::uint64_t last_number_ = 0;
   std::uint64_t next_shard_ = 0;
   std::unique_ptr<Timer> announce_timer_;
@@ -473,11 +523,11 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 class LocalHostImpl final : public LocalHost {
  public:
   explicit LocalHostImpl(std::shared_ptr<Host> host) : host_(std::move(host)) {}
+  ~LocalHostImpl() override { host_->give_up(); }
 
   executor_type get_executor() const override { return host_->control(); }
   HostId id() const override { return host_->id(); }
   absl::Status deploy(HostedFunction function) override { return host_->deploy(std::move(function)); }
-  void forget(std::string_view function) override { host_->forget(function); }
 
   std::vector<SandboxView> sandboxes() const override {
     std::vector<SandboxView> views;
@@ -514,7 +564,7 @@ class LocalHostImpl final : public LocalHost {
   void do_call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) override {
     host_->call(std::move(call), std::move(home), std::move(done));
   }
-  void do_stop(bool, asio::any_io_executor home, Handler<absl::Status> done) override {
+  void do_stop(StopParams, asio::any_io_executor home, Handler<absl::Status> done) override {
     host_->stop(std::move(home), std::move(done));
   }
 

@@ -5,6 +5,8 @@
 
 #include <absl/strings/str_format.h>
 
+#include "support/time.h"
+
 namespace faaskit {
 
 std::string_view to_string(HostState state) {
@@ -124,8 +126,8 @@ std::optional<Offer> SandboxMachine::answer_lease(Token token, const LeaseId& le
   return returned(token, lease);
 }
 
-bool SandboxMachine::wants_freeze(std::chrono::steady_clock::duration grace, TimePoint now) const {
-  return phase_ == Phase::idle && freeze_ == Freeze::no && idle_since_ + grace <= now;
+bool SandboxMachine::wants_freeze(std::chrono::milliseconds grace, TimePoint now) const {
+  return phase_ == Phase::idle && freeze_ == Freeze::no && after(idle_since_, grace) <= now;
 }
 
 void SandboxMachine::freeze_written() {

@@ -25,11 +25,13 @@ void SeatPool::refill() {
     bool keep = false;
     {
       MutexLock lock(self->mutex_);
-      --self->making_;
       keep = parked.ok() && !self->disposed_;
       if (keep) self->parked_.push_back(*std::move(seat));
     }
-    if (keep) return self->refill();
+    if (keep) {
+      self->made();
+      return self->refill();
+    }
     // A start that finds nothing parked makes its own; and says then, to a caller, what is wrong.
     if (!parked.ok() && self->events_) {
       self->events_->emit({.severity = Severity::warning,
@@ -37,14 +39,25 @@ void SeatPool::refill() {
                            .function = {},
                            .detail = parked.ToString()});
     }
-    if (seat.ok() && *seat) discard(*std::move(seat));
+    if (seat.ok()) discard(*std::move(seat));
+    self->made();
   });
+}
+
+void SeatPool::made() {
+  absl::AnyInvocable<void()> done;
+  {
+    MutexLock lock(mutex_);
+    if (--making_ == 0) done = std::exchange(on_disposed_, nullptr);
+  }
+  if (done) done();
 }
 
 absl::StatusOr<std::unique_ptr<Seat>> SeatPool::take(const ResourceLimits& limits) {
   std::unique_ptr<Seat> seat;
   {
     MutexLock lock(mutex_);
+    if (disposed_) return absl::CancelledError("this host is stopping");
     if (!parked_.empty()) {
       seat = std::move(parked_.back());
       parked_.pop_back();
@@ -63,14 +76,17 @@ absl::StatusOr<std::unique_ptr<Seat>> SeatPool::take(const ResourceLimits& limit
   return seat;
 }
 
-void SeatPool::dispose() {
+void SeatPool::dispose(absl::AnyInvocable<void()> done) {
   std::vector<std::unique_ptr<Seat>> parked;
   {
     MutexLock lock(mutex_);
     disposed_ = true;
     parked.swap(parked_);
+    on_disposed_ = std::move(done);
+    ++making_;  // so that it is not done before these are gone
   }
   for (std::unique_ptr<Seat>& seat : parked) discard(std::move(seat));
+  made();
 }
 
 void SeatPool::discard(std::unique_ptr<Seat> seat) {

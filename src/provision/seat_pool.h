@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <absl/functional/any_invocable.h>
 #include <absl/status/statusor.h>
 #include <boost/asio/any_io_executor.hpp>
 
@@ -34,15 +35,18 @@ class SeatPool : public std::enable_shared_from_this<SeatPool> {
 
   // Fills the pool in the background.
   void refill();
-  // A parked seat, else a new one. May block.
+  // A parked seat, else a new one. kCancelled after dispose(). May block.
   absl::StatusOr<std::unique_ptr<Seat>> take(const ResourceLimits& limits);
-  // Empties the pool for good. May block.
-  void dispose();
+  // Empties the pool for good; what is asked of it later is refused. `done` runs on the blocking executor
+  // once nothing that it made is left. May block. Once.
+  void dispose(absl::AnyInvocable<void()> done);
   // Kills what lives in `seat`, and removes it if that is quick; its freezer does the rest.
   static void discard(std::unique_ptr<Seat> seat);
 
  private:
   absl::StatusOr<std::unique_ptr<Seat>> make();
+  // One less is being made.
+  void made();
 
   const asio::any_io_executor blocking_;
   const std::shared_ptr<Freezer> freezer_;
@@ -55,6 +59,7 @@ class SeatPool : public std::enable_shared_from_this<SeatPool> {
   std::vector<std::unique_ptr<Seat>> parked_ FAASKIT_GUARDED_BY(mutex_);
   std::uint32_t making_ FAASKIT_GUARDED_BY(mutex_) = 0;
   bool disposed_ FAASKIT_GUARDED_BY(mutex_) = false;
+  absl::AnyInvocable<void()> on_disposed_ FAASKIT_GUARDED_BY(mutex_);
 };
 
 }  // namespace faaskit

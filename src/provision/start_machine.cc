@@ -1,5 +1,6 @@
 #include "faaskit/provision/start_machine.h"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -13,18 +14,32 @@ bool StartMachine::arrived(StartRequest start) {
   return true;
 }
 
+template <class May>
+StartMachine::Queues::iterator StartMachine::in_turn(May may) {
+  const auto after_last = by_function_.upper_bound(last_served_);
+  const auto found = std::find_if(after_last, by_function_.end(), may);
+  if (found != by_function_.end()) return found;
+  const auto wrapped = std::find_if(by_function_.begin(), after_last, may);
+  return wrapped == after_last ? by_function_.end() : wrapped;
+}
+
 StartMachine::Next StartMachine::next() {
   if (queued_ == 0 || beginning_.size() >= limits_.max_concurrent_starts) return {};
-  auto turn = by_function_.upper_bound(last_served_);
-  if (turn == by_function_.end()) turn = by_function_.begin();
   if (counted() >= limits_.max_sandboxes) {
     // One eviction for each start that could begin; those under way count.
-    if (evict_blocked_ || evicting_ >= queued_ || evicting_ >= limits_.max_concurrent_starts) return {};
+    if (evicting_ >= queued_ || evicting_ >= limits_.max_concurrent_starts) return {};
+    const auto turn = in_turn([&](const auto& entry) {
+      return !evict_blocked_.contains(entry.first) && room_for_.count(entry.first) < entry.second.size();
+    });
+    if (turn == by_function_.end()) return {};
     return {.kind = Next::Kind::evict, .start = turn->second.front()};
   }
+  auto turn = in_turn([&](const auto& entry) { return room_for_.contains(entry.first); });
+  if (turn == by_function_.end()) turn = in_turn([](const auto&) { return true; });
   Next next{.kind = Next::Kind::begin, .start = std::move(turn->second.front())};
   turn->second.pop_front();
   last_served_ = turn->first;
+  take_room(turn->first);
   if (turn->second.empty()) by_function_.erase(turn);
   --queued_;
   known_.erase(next.start.id);
@@ -32,9 +47,23 @@ StartMachine::Next StartMachine::next() {
   return next;
 }
 
-void StartMachine::eviction_failed() {
+void StartMachine::take_room(const std::string& function) {
+  if (auto room = room_for_.find(function); room != room_for_.end()) room_for_.erase(room);
+}
+
+void StartMachine::may_evict(const std::string& function) {
+  std::erase_if(evict_blocked_, [&](const std::string& blocked) { return blocked != function; });
+}
+
+void StartMachine::evicting(const std::string& function) {
+  ++evicting_;
+  room_for_.insert(function);
+}
+
+void StartMachine::eviction_failed(const std::string& function) {
   assert(evicting_ > 0);
   --evicting_;
+  take_room(function);
 }
 
 void StartMachine::dropped(const StartId& start) { beginning_.erase(start); }
@@ -54,7 +83,7 @@ void StartMachine::reaped(const StartId& start, bool was_ready, bool evicted) {
     assert(evicting_ > 0);
     --evicting_;
   }
-  evict_blocked_ = false;
+  evict_blocked_.clear();
 }
 
 }  // namespace faaskit

@@ -67,7 +67,7 @@ TEST_CASE("at the cap an idle sandbox is evicted for each start that could begin
   StartMachine::Next next = machine.next();
   CHECK(next.kind == Kind::evict);
   CHECK(next.start.function == "new");
-  machine.evicting();
+  machine.evicting("new");
   CHECK(machine.next().kind == Kind::nothing);  // one start, one eviction
   CHECK(machine.counted() == 2);                // until it is reaped
 
@@ -86,10 +86,10 @@ TEST_CASE("an eviction that failed is tried again, none possible is not asked fo
   machine.ready(id(1));
   machine.arrived(start("new", 2));
   REQUIRE(machine.next().kind == Kind::evict);
-  machine.evicting();
-  machine.eviction_failed();
+  machine.evicting("new");
+  machine.eviction_failed("new");
   CHECK(machine.next().kind == Kind::evict);
-  machine.nothing_to_evict();
+  machine.nothing_to_evict("new");
   CHECK(machine.next().kind == Kind::nothing);
   SECTION("a sandbox became idle") {
     machine.may_evict();
@@ -99,6 +99,34 @@ TEST_CASE("an eviction that failed is tried again, none possible is not asked fo
     machine.reaped(id(1), true, false);
     CHECK(machine.next().kind == Kind::begin);
   }
+}
+
+TEST_CASE("a start that may evict nothing does not stand before one that may, and the room made is that one's",
+          "[provision]") {
+  StartMachine machine({.max_sandboxes = 1, .max_concurrent_starts = 4});
+  machine.arrived(start("a", 1));
+  REQUIRE(machine.next().kind == Kind::begin);
+  machine.ready(id(1));
+  machine.arrived(start("b", 2));
+  machine.arrived(start("a", 3));  // only its own sandbox is idle
+  REQUIRE(machine.next().start.function == "b");
+  machine.nothing_to_evict("b");
+  REQUIRE(machine.next().start.function == "a");
+  machine.nothing_to_evict("a");
+  CHECK(machine.next().kind == Kind::nothing);
+  machine.may_evict();
+  REQUIRE(machine.next().start.function == "b");
+  machine.evicting("b");
+  CHECK(machine.next().start.function == "a");
+  machine.nothing_to_evict("a");
+  CHECK(machine.next().kind == Kind::nothing);
+  // Between the two a third would be first in turn.
+  machine.arrived(start("aa", 4));
+  machine.nothing_to_evict("aa");
+  machine.reaped(id(1), true, true);
+  StartMachine::Next next = machine.next();
+  CHECK(next.kind == Kind::begin);
+  CHECK(next.start.id == id(2));
 }
 
 TEST_CASE("one that died before it was ready is not counted any more", "[provision]") {

@@ -88,22 +88,25 @@ struct SandboxView {
   std::uint64_t uses = 0;
 };
 
+struct StopParams {};
+
 class FAASKIT_EXPORT LocalHost : public SandboxHost {
  public:
-  // async_stop() must have completed; without it sandboxes live on until their freezer is destroyed.
+  // REQUIRES: async_stop() has completed, or none of its executors runs any more. In that second case what
+  // is left is killed, and waited for up to 2 s; the freezer removes the rest when it goes.
   ~LocalHost() override = default;
 
   virtual HostId id() const = 0;
 
   // Makes a function version known; later starts of it use this spec. The caller then defines it in the
-  // queue. kInvalidArgument, kNotFound, kFailedPrecondition: what is wrong with the spec.
+  // queue. kInvalidArgument, kNotFound, kFailedPrecondition: what is wrong with the spec, or what it demands
+  // and this machine does not provide. A start of a version unknown here is not made; an event says so.
   virtual absl::Status deploy(HostedFunction function) = 0;
-  // Like deploy(), for a function that goes: its sandboxes are destroyed as they become idle.
-  virtual void forget(std::string_view function) = 0;
 
   virtual std::vector<SandboxView> sandboxes() const = 0;
   // What the kernel itself says of one sandbox, together with the host's view before and after the
-  // question; nullopt if it is gone or the kernel cannot say.
+  // question; nullopt if it is gone or the kernel cannot say. Waits for the sandbox's shard, up to 2 s.
+  // REQUIRES: not called on a shard's thread.
   struct KernelCheck {
     SandboxView before{};
     bool frozen = false;
@@ -118,11 +121,11 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
   // Completion signature: void(absl::Status). Again: completes as the first does.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_stop(Token&& token) {
-    return initiate<absl::Status>(static_cast<LocalHost*>(this), &LocalHost::do_stop, true, std::forward<Token>(token));
+    return initiate<absl::Status>(static_cast<LocalHost*>(this), &LocalHost::do_stop, StopParams{}, std::forward<Token>(token));
   }
 
  private:
-  virtual void do_stop(bool, asio::any_io_executor home, Handler<absl::Status> done) = 0;
+  virtual void do_stop(StopParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
 };
 
 // kInvalidArgument: a missing part, no shards, or an option at fault.

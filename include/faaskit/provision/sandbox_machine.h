@@ -64,7 +64,7 @@ class FAASKIT_EXPORT SandboxMachine {
 
   // -- Freezing
   // Idle since at least `grace` and not frozen yet: write a freeze, then call freeze_written().
-  bool wants_freeze(std::chrono::steady_clock::duration grace, TimePoint now) const;
+  bool wants_freeze(std::chrono::milliseconds grace, TimePoint now) const;
   void freeze_written();
   // The kernel said so, and nothing has come in between.
   void freeze_confirmed();
@@ -75,6 +75,7 @@ class FAASKIT_EXPORT SandboxMachine {
   bool busy() const { return phase_ == Phase::busy; }
   bool starting() const { return phase_ == Phase::starting; }
   bool ending() const { return phase_ == Phase::ending || phase_ == Phase::gone; }
+  bool gone() const { return phase_ == Phase::gone; }
   bool dirty() const { return dirty_; }
   TimePoint idle_since() const { return idle_since_; }
   std::uint64_t uses() const { return uses_; }

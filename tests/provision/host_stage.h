@@ -1,0 +1,305 @@
+// A host whose sandboxes are made of nothing but descriptors, on one loop and a clock that stands still: what
+// no real kernel does on demand happens here when a test says so.
+#pragma once
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include "catch.hpp"
+#include "faaskit/invoke/invoker.h"
+#include "faaskit/memory/idle_queue.h"
+#include "faaskit/memory/placement.h"
+#include "faaskit/port/idle_queue_wrapper.h"
+#include "faaskit/provision/local_host.h"
+#include "faaskit/testing/manual_clock.h"
+
+namespace faaskit::testing {
+
+using namespace std::chrono_literals;
+
+// What the parts below do, and what was done to them.
+struct Script {
+  int fail_freezes = 0;
+  int unreadable = 0;          // how often frozen() cannot say
+  bool removable = true;       // the groups of the dead
+  bool watchable = true;       // descriptors that the loop takes
+  std::string missing_limits;
+  int created = 0;
+  int freezes = 0;
+  int seats = 0;
+  std::vector<Channel::CallHandler> calls;  // begun, not answered
+};
+
+class FakeSeat final : public Seat {
+ public:
+  explicit FakeSeat(Script& script) : script_(script) { ++script_.seats; }
+  ~FakeSeat() override { --script_.seats; }
+  int cgroup_v2_fd() const override { return -1; }
+  std::string path() const override { return {}; }
+  absl::Status adopt(pid_t) override { return absl::OkStatus(); }
+  absl::Status set_limits(const ResourceLimits&) override { return absl::OkStatus(); }
+  absl::Status freeze() override {
+    ++script_.freezes;
+    if (script_.fail_freezes > 0) {
+      --script_.fail_freezes;
+      return absl::UnavailableError("freeze: injected");
+    }
+    return absl::OkStatus();
+  }
+  absl::Status thaw() override { return absl::OkStatus(); }
+  std::optional<bool> frozen() override {
+    if (script_.unreadable > 0) {
+      --script_.unreadable;
+      return std::nullopt;
+    }
+    return true;
+  }
+  absl::Status kill() override {
+    killed = true;
+    if (end) ::eventfd_write(end.get(), 1);
+    return absl::OkStatus();
+  }
+  absl::Status remove() override {
+    return script_.removable ? absl::OkStatus() : absl::FailedPreconditionError("somebody lives there");
+  }
+  void reset_peak() override {}
+  SeatUsage usage() override { return {}; }
+
+  UniqueFd end;  // written to, it has ended
+  bool killed = false;
+
+ private:
+  Script& script_;
+};
+
+class FakeFreezer final : public Freezer {
+ public:
+  explicit FakeFreezer(Script& script) : script_(script) {}
+  FreezerKind kind() const override { return FreezerKind::cgroup_v2; }
+  std::string_view limits_source() const override { return "fake"; }
+  std::string missing_limits() const override { return script_.missing_limits; }
+  absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec&) override { return std::make_unique<FakeSeat>(script_); }
+
+ private:
+  Script& script_;
+};
+
+class FakeFactory final : public SandboxFactory {
+ public:
+  explicit FakeFactory(Script& script) : script_(script) {}
+  Isolation isolation() const override { return Isolation::process; }
+  absl::Status check(const FunctionSpec&) override { return absl::OkStatus(); }
+  absl::Status park(Seat&) override { return absl::OkStatus(); }
+  absl::StatusOr<SandboxHandles> create(const CreateParams& params) override {
+    ++script_.created;
+    FakeSeat& seat = static_cast<FakeSeat&>(*params.seat);
+    SandboxHandles handles;
+    handles.pid = script_.created;
+    handles.channel.reset(::eventfd(0, EFD_NONBLOCK));
+    handles.output.reset(::eventfd(0, EFD_NONBLOCK));
+    if (script_.watchable) {
+      handles.pidfd.reset(::eventfd(0, EFD_NONBLOCK));
+      seat.end.reset(::dup(handles.pidfd.get()));
+    } else {
+      handles.pidfd.reset(1 << 24);  // not open
+      unwatched_ = &seat;
+    }
+    return handles;
+  }
+  std::string reap(int pidfd) override {
+    eventfd_t ended = 0;
+    const bool killed = unwatched_ != nullptr ? unwatched_->killed : ::eventfd_read(pidfd, &ended) == 0;
+    return killed ? "killed by signal 9" : "";
+  }
+  void released(SandboxId) override {}
+
+ private:
+  Script& script_;
+  FakeSeat* unwatched_ = nullptr;
+};
+
+class FakeChannel final : public Channel {
+ public:
+  FakeChannel(Script& script, asio::any_io_executor home) : script_(script), home_(std::move(home)) {}
+  void async_hello(HelloHandler done) override {
+    asio::post(home_, [done = std::move(done)]() mutable { done(Hello{}); });
+  }
+  void on_closed(ClosedHandler) override {}
+  std::size_t begin_call(ChannelCall, CallHandler done) override {
+    script_.calls.push_back(std::move(done));
+    return 0;
+  }
+  void close(absl::Status) override { open_ = false; }
+  bool is_open() const override { return open_; }
+
+ private:
+  Script& script_;
+  const asio::any_io_executor home_;
+  bool open_ = true;
+};
+
+class FakeChannels final : public ChannelFactory {
+ public:
+  explicit FakeChannels(Script& script) : script_(script) {}
+  absl::StatusOr<std::unique_ptr<Channel>> open(UniqueFd, asio::any_io_executor home) override {
+    return std::make_unique<FakeChannel>(script_, std::move(home));
+  }
+
+ private:
+  Script& script_;
+};
+
+// Lets a test hold answers back, lose them, and see what is announced.
+class SlowQueue final : public IdleQueueWrapper {
+ public:
+  using IdleQueueWrapper::IdleQueueWrapper;
+  bool hold_claims = false;
+  bool hold_withdrawals = false;
+  int lose_withdrawals = 0;
+  int withdrawals = 0;
+  std::vector<std::function<void()>> held;  // claims: goes on with it; withdrawals: answers kUnavailable
+  std::vector<AnnounceParams> announced;
+
+ private:
+  void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    if (!hold_claims) return IdleQueueWrapper::do_claim(params, std::move(home), std::move(done));
+    auto kept = std::make_shared<Handler<absl::Status>>(std::move(done));
+    held.push_back([this, params, home, kept] { IdleQueueWrapper::do_claim(params, home, std::move(*kept)); });
+  }
+  void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    ++withdrawals;
+    if (hold_withdrawals) {
+      auto kept = std::make_shared<Handler<absl::Status>>(std::move(done));
+      held.push_back([home, kept] { complete<absl::Status>(home, std::move(*kept), absl::UnavailableError("lost")); });
+    } else if (lose_withdrawals > 0) {
+      --lose_withdrawals;
+      complete<absl::Status>(home, std::move(done), absl::UnavailableError("lost"));
+    } else {
+      IdleQueueWrapper::do_withdraw(params, std::move(home), std::move(done));
+    }
+  }
+  void do_announce(AnnounceParams params, asio::any_io_executor home,
+                   Handler<absl::StatusOr<std::vector<HeldSandbox>>> done) override {
+    announced.push_back(params);
+    IdleQueueWrapper::do_announce(std::move(params), std::move(home), std::move(done));
+  }
+};
+
+class EventList final : public EventSink {
+ public:
+  void emit(Event event) override { events_.push_back(std::move(event)); }
+  std::vector<Event> of(std::string_view name) const {
+    std::vector<Event> found;
+    for (const Event& event : events_) {
+      if (event.name == name) found.push_back(event);
+    }
+    return found;
+  }
+
+ private:
+  std::vector<Event> events_;
+};
+
+struct HostStage {
+  explicit HostStage(LocalHostOptions options = {}) {
+    executors.shards = {io.get_executor()};
+    executors.blocking = io.get_executor();
+    idle = std::make_shared<SlowQueue>(
+        std::shared_ptr<IdleQueue>(memory::make_idle_queue(io.get_executor(), {.clock = clock}).value()));
+    starts = memory::make_start_queue(io.get_executor());
+    LocalHostParts parts;
+    parts.idle = idle.get();
+    parts.starts = starts.get();
+    parts.freezer = std::make_shared<FakeFreezer>(script);
+    parts.factory = std::make_shared<FakeFactory>(script);
+    parts.channels = std::make_shared<FakeChannels>(script);
+    parts.clock = clock;
+    parts.events = events;
+    options.parked_seats = 0;
+    host = make_local_host(executors, std::move(parts), options).value();
+    slots = memory::make_slot_directory({host->id()}).value();
+    invoker = make_invoker(
+                  executors,
+                  {.idle = idle.get(), .starts = starts.get(), .slots = slots.get(), .host = host.get(), .clock = clock})
+                  .value();
+    run();
+  }
+  // The loop does not run any more: what is left is given up with the host.
+  ~HostStage() {
+    run();
+    invoker.reset();
+    host.reset();
+  }
+
+  void run() {
+    do io.restart();
+    while (io.poll() > 0);
+  }
+  void advance(Duration step) {
+    run();
+    clock->advance(step);
+    run();
+  }
+  // In small steps, so that what one timer brings can arm the next.
+  void pass(Duration time, Duration step = 10ms) {
+    for (Duration passed{}; passed < time; passed += step) advance(step);
+  }
+
+  void deploy(const std::string& name, std::chrono::milliseconds keep_alive = 10min) {
+    HostedFunction hosted;
+    hosted.handle = idle->resolve(name).value();
+    hosted.spec = {.name = name, .version = 1};
+    hosted.keep_alive = keep_alive;
+    REQUIRE(host->deploy(std::move(hosted)).ToString() == "OK");
+    idle->async_define({.function = idle->resolve(name).value(), .config = {.version = 1}}, [](absl::Status) {});
+    run();
+  }
+  // Its result arrives in `results`.
+  void call(const std::string& name) {
+    Invocation invocation;
+    invocation.function = idle->resolve(name).value();
+    invocation.timeout = 60s;
+    invoker->async_invoke(std::move(invocation), asio::bind_executor(io.get_executor(), [this](InvocationResult result) {
+                            results.push_back(std::move(result));
+                          }));
+    run();
+  }
+  // The call that began first ends well.
+  void answer() {
+    REQUIRE_FALSE(script.calls.empty());
+    Channel::CallHandler done = std::move(script.calls.front());
+    script.calls.erase(script.calls.begin());
+    done(CallResult{});
+    run();
+  }
+  void call_and_answer(const std::string& name) {
+    call(name);
+    answer();
+    REQUIRE(results.back().ok());
+  }
+  QueueStats stats(const std::string& name) const { return idle->stats(idle->resolve(name).value()); }
+
+  Script script;
+  asio::io_context io{1};
+  std::shared_ptr<ManualClock> clock = std::make_shared<ManualClock>();
+  std::shared_ptr<EventList> events = std::make_shared<EventList>();
+  HostExecutors executors;
+  std::shared_ptr<SlowQueue> idle;
+  std::unique_ptr<StartQueue> starts;
+  std::unique_ptr<LocalHost> host;
+  std::unique_ptr<SlotDirectory> slots;
+  std::unique_ptr<Invoker> invoker;
+  std::vector<InvocationResult> results;
+};
+
+}  // namespace faaskit::testing
