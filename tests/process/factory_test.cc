@@ -291,6 +291,7 @@ TEST_CASE("options that cannot work are refused by name", "[process]") {
   refused("host_paths", {.host_paths = {"usr"}});
   refused("host_paths", {.host_paths = {"/usr/../etc"}});
   refused("setup_timeout", {.setup_timeout = 0ms});
+  refused("runtime_dir", {.runtime_dir = "run/faaskit"});
 }
 
 }  // namespace
