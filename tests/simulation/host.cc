@@ -43,7 +43,7 @@ void Host::pump() {
     switch (next.kind) {
       case StartMachine::Next::Kind::nothing: return;
       case StartMachine::Next::Kind::begin: begin(std::move(next.start)); break;
-      case StartMachine::Next::Kind::evict: evict(next.start.function); break;
+      case StartMachine::Next::Kind::evict: evict(next.start); break;
     }
   }
 }
@@ -108,23 +108,21 @@ void Host::became_ready(Held& held) {
   pump();
 }
 
-// The least recently used idle sandbox goes, of another function if there is one.
-void Host::evict(const std::string& not_of) {
+// The least recently used idle sandbox goes that the start could not use itself.
+void Host::evict(const StartRequest& wanted) {
   Held* chosen = nullptr;
   for (auto& [number, held] : sandboxes_) {
     if (!held->machine.idle() || held->withdrawing || held->machine.announced({}).offer_pending) continue;
-    const auto rank = [&](const Held& h) {
-      return std::pair(h.start.function == not_of, h.machine.idle_since());
-    };
-    if (chosen == nullptr || rank(*held) < rank(*chosen)) chosen = held.get();
+    if (held->start.function == wanted.function && held->start.version == wanted.version) continue;
+    if (chosen == nullptr || held->machine.idle_since() < chosen->machine.idle_since()) chosen = held.get();
   }
-  if (chosen == nullptr) return starts_.nothing_to_evict();
+  if (chosen == nullptr) return starts_.nothing_to_evict(wanted.function);
   chosen->withdrawing = true;
-  starts_.evicting();
+  starts_.evicting(wanted.function);
   const SandboxId id = chosen->machine.sandbox().id;
   world_.ask<absl::Status>(
       node_, [this, id, function = chosen->start.function] { return engine_.withdraw(function, id); },
-      [this, id](const absl::Status& withdrawn) {
+      [this, id, of = wanted.function](const absl::Status& withdrawn) {
         Held* held = find(id.number);
         if (held == nullptr || !held->withdrawing) return;  // it died meanwhile and has told the machine
         if (withdrawn.ok() && !held->machine.ending()) {
@@ -134,7 +132,7 @@ void Host::evict(const std::string& not_of) {
         }
         if (held->machine.ending()) return;  // reaped() tells the machine
         held->withdrawing = false;
-        starts_.eviction_failed();
+        starts_.eviction_failed(of);
         pump();
       });
 }

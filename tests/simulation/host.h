@@ -82,7 +82,7 @@ class Host {
   void begin(StartRequest start);
   void make(std::uint64_t number);
   void became_ready(Held& held);
-  void evict(const std::string& not_of);
+  void evict(const StartRequest& wanted);
   void offer(Held& held, const Offer& offer);
   void answer(Held& held, Token token, const LeaseId& lease, bool suspect);
   void became_idle(Held& held);

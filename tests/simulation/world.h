@@ -25,7 +25,7 @@ using namespace std::chrono_literals;
 constexpr Duration kHeartbeat = 1s;
 constexpr Duration kRepairPeriod = 1s;
 constexpr Duration kAnnouncePeriod = 5s;
-constexpr Duration kGrace = 15ms;
+constexpr std::chrono::milliseconds kGrace = 15ms;
 
 // An invariant did not hold. `what` begins with its name.
 class Violation : public std::runtime_error {
