@@ -47,7 +47,9 @@ inline const Catch::ListenerRegistrar<FailureListener> failure_listener;
 [[noreturn]] inline void skip(const std::string& reason) {
   std::cout.flush();
   std::fflush(stdout);
-  std::fprintf(stderr, check_failed ? "a check failed before the rest was to be skipped: %s\n" : "SKIPPED: %s\n", reason.c_str());
+  std::fprintf(stderr,
+               check_failed ? "a check failed before the rest was to be skipped: %s\n" : "SKIPPED: %s\n",
+               reason.c_str());
   std::_Exit(check_failed ? 1 : 77);
 }
 
