@@ -73,7 +73,8 @@ absl::StatusOr<FreezerKind> decide(Choice choice, const Layout& layout) {
 class Groups {
  public:
   // `needed`: without it there is no freezer. Else a group that may not be made is done without.
-  Groups(Shared& shared, std::string name, bool needed) : shared_(shared), name_(std::move(name)), needed_(needed) {}
+  Groups(Shared& shared, std::string name, bool needed)
+      : shared_(shared), name_(std::move(name)), needed_(needed) {}
 
   // Our group below `parent`; one for controllers that share a hierarchy. kNoGroup: not mounted, or not made.
   absl::StatusOr<int> in(const std::string& parent, const std::string& kind) {
@@ -86,7 +87,8 @@ class Groups {
       // A namesake's group is a mistake, whatever we want it for.
       if (needed_ || absl::IsAlreadyExists(dir.status())) return dir.status();
       if (shared_.events)
-        shared_.events->emit({Severity::warning, "freezer.group_missing", "", std::string(dir.status().message())});
+        shared_.events->emit(
+            {Severity::warning, "freezer.group_missing", "", std::string(dir.status().message())});
       return kNoGroup;
     }
     shared_.groups.push_back({path, *std::move(dir), kind == "v2"});
@@ -160,7 +162,8 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
     *limit.index = *made;
   }
   // Before anything lives in them.
-  if (absl::StatusOr<bool> guardian = shared->instance->ensure_guardian(); !guardian.ok()) return guardian.status();
+  if (absl::StatusOr<bool> guardian = shared->instance->ensure_guardian(); !guardian.ok())
+    return guardian.status();
 
   if (*kind == FreezerKind::cgroup_v2) {
     const Group& v2 = shared->groups[static_cast<std::size_t>(shared->v2)];
@@ -173,7 +176,8 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
     const Group& v1 = shared->groups[static_cast<std::size_t>(shared->v1_freezer)];
     if (::mkdirat(v1.dir.get(), kHeldGroup, 0755) != 0)
       return errno_status(errno, absl::StrCat("mkdir ", v1.path, "/", kHeldGroup));
-    absl::Status held = write_file(v1.dir.get(), std::string(kHeldGroup) + "/freezer.state", "FROZEN", v1.path);
+    absl::Status held =
+        write_file(v1.dir.get(), std::string(kHeldGroup) + "/freezer.state", "FROZEN", v1.path);
     if (!held.ok()) return held;
   }
 
@@ -181,9 +185,10 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
   for (const Limit& limit : limits) {
     const char* version = "cgroup v1";
     if (*limit.index == kNoGroup) {
-      const int error = shared->v2 == kNoGroup ? ENOENT
-                                               : write_text(shared->groups[static_cast<std::size_t>(shared->v2)].dir.get(),
-                                                            "cgroup.subtree_control", absl::StrCat("+", limit.controller));
+      const int error = shared->v2 == kNoGroup
+                            ? ENOENT
+                            : write_text(shared->groups[static_cast<std::size_t>(shared->v2)].dir.get(),
+                                         "cgroup.subtree_control", absl::StrCat("+", limit.controller));
       version = error == 0 ? "cgroup v2" : "missing";
       if (error == 0) {
         *limit.index = shared->v2;

@@ -1,8 +1,8 @@
 #include "cgroup/instance.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -43,7 +43,7 @@ absl::StatusOr<UniqueFd> try_lock(const std::string& dir) {
     return errno_status(errno, "flock " + path);
   }
   // Between our open and our flock a guardian may have removed the file: then we hold a lock on nothing.
-  struct stat held {}, there {};
+  struct stat held{}, there{};
   if (::fstat(lock.get(), &held) != 0 || ::stat(path.c_str(), &there) != 0 || held.st_ino != there.st_ino ||
       held.st_dev != there.st_dev)
     return absl::NotFoundError(absl::StrCat(path, " was removed while it was being locked"));
@@ -63,15 +63,17 @@ std::vector<std::string> read_record(const std::string& dir, const std::string& 
     if (colon == std::string::npos || blank == std::string::npos || blank < colon) continue;
     const std::string kind = line.substr(0, colon);
     const std::string path = line.substr(colon + 1, blank - colon - 1);
-    if (path.size() <= ending.size() || path.compare(path.size() - ending.size(), ending.size(), ending) != 0) continue;
+    if (path.size() <= ending.size() || path.compare(path.size() - ending.size(), ending.size(), ending) != 0)
+      continue;
     if (kind == "try") {
       tried = path;
       continue;
     }
     if (kind != "v2" && kind != "v1" && kind != "v1f") continue;
     if (path == tried) tried.clear();
-    struct stat info {};
-    if (::stat(path.c_str(), &info) == 0 && parse_number(line.substr(blank + 1)) == std::uint64_t{info.st_ino})
+    struct stat info{};
+    if (::stat(path.c_str(), &info) == 0 &&
+        parse_number(line.substr(blank + 1)) == std::uint64_t{info.st_ino})
       groups.push_back(kind + ":" + path);
   }
   // It died in the very moment of making it. Only an empty group can go like this.
@@ -81,7 +83,7 @@ std::vector<std::string> read_record(const std::string& dir, const std::string& 
 
 // The guardian unlinks the lock when all else is gone.
 bool lock_unlinked(int lock) {
-  struct stat info {};
+  struct stat info{};
   return ::fstat(lock, &info) == 0 && info.st_nlink == 0;
 }
 
@@ -153,7 +155,7 @@ absl::StatusOr<std::string> checked_runtime_dir(const std::string& given) {
     return absl::InvalidArgumentError(absl::StrCat("runtime_dir '", given, "': must begin with '/'"));
   std::string path = given;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
-  struct stat info {};
+  struct stat info{};
   if (::lstat(path.c_str(), &info) != 0) return errno_status(errno, "lstat " + path);
   if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 022) != 0)
     return absl::FailedPreconditionError(
@@ -161,10 +163,12 @@ absl::StatusOr<std::string> checked_runtime_dir(const std::string& given) {
   return path;
 }
 
-absl::StatusOr<std::unique_ptr<Instance>> Instance::open(const std::string& runtime_dir, const std::string& name) {
+absl::StatusOr<std::unique_ptr<Instance>> Instance::open(const std::string& runtime_dir,
+                                                         const std::string& name) {
   absl::StatusOr<std::string> parent = checked_runtime_dir(runtime_dir);
   if (absl::IsNotFound(parent.status())) {
-    if (::mkdir(runtime_dir.c_str(), 0700) != 0 && errno != EEXIST) return errno_status(errno, "mkdir " + runtime_dir);
+    if (::mkdir(runtime_dir.c_str(), 0700) != 0 && errno != EEXIST)
+      return errno_status(errno, "mkdir " + runtime_dir);
     parent = checked_runtime_dir(runtime_dir);
   }
   if (!parent.ok()) return parent.status();
@@ -187,15 +191,16 @@ absl::StatusOr<std::unique_ptr<Instance>> Instance::open(const std::string& runt
       pause_for(5ms);
     }
     if (std::chrono::steady_clock::now() > deadline)
-      return absl::AlreadyExistsError(absl::StrCat("instance '", name, "' is alive: ", dir, "/lock is held after 6 s"));
+      return absl::AlreadyExistsError(
+          absl::StrCat("instance '", name, "' is alive: ", dir, "/lock is held after 6 s"));
   }
   self->dir_ = dir;
   self->arguments_ = {"run:" + dir};
   absl::StatusOr<UniqueFd> image = spawner::make_image();
   if (!image.ok()) return image.status();
   self->image_ = *std::move(image);
-  self->record_.reset(
-      ::open((dir + "/groups").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  self->record_.reset(::open((dir + "/groups").c_str(),
+                             O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!self->record_) return errno_status(errno, "open " + dir + "/groups");
   return self;
 }
@@ -210,14 +215,16 @@ absl::StatusOr<UniqueFd> Instance::make_group(const std::string& kind, const std
   if (::mkdir(path.c_str(), 0755) != 0) {
     if (errno == EEXIST)
       return absl::AlreadyExistsError(absl::StrCat(
-          "mkdir ", path, ": it is another host's of the same instance name, with a runtime directory of its own"));
+          "mkdir ", path,
+          ": it is another host's of the same instance name, with a runtime directory of its own"));
     return errno_status(errno, "mkdir " + path);
   }
   arguments_.push_back(kind + ":" + path);
   UniqueFd group(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  struct stat info {};
+  struct stat info{};
   if (!group || ::fstat(group.get(), &info) != 0) return errno_status(errno, "open " + path);
-  if (absl::Status status = note(absl::StrCat(kind, ":", path, " ", std::uint64_t{info.st_ino}, "\n")); !status.ok())
+  if (absl::Status status = note(absl::StrCat(kind, ":", path, " ", std::uint64_t{info.st_ino}, "\n"));
+      !status.ok())
     return status;
   return group;
 }
@@ -225,7 +232,8 @@ absl::StatusOr<UniqueFd> Instance::make_group(const std::string& kind, const std
 // A socket and not a pipe: its end can be told even while a process that the application forked holds it.
 absl::Status Instance::start_guardian() {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return errno_status(errno, "socketpair");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return errno_status(errno, "socketpair");
   UniqueFd theirs(ends[0]), ours(ends[1]);
   UniqueFd host(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
   if (!host) return errno_status(errno, "pidfd_open of this process");

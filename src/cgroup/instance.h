@@ -28,7 +28,8 @@ absl::StatusOr<std::string> checked_runtime_dir(const std::string& path);
 class Instance {
  public:
   // Takes the lock. What a dead instance of the same name left is removed first.
-  static absl::StatusOr<std::unique_ptr<Instance>> open(const std::string& runtime_dir, const std::string& name);
+  static absl::StatusOr<std::unique_ptr<Instance>> open(const std::string& runtime_dir,
+                                                        const std::string& name);
   // Lets the guardian clear up and waits for it.
   ~Instance();
   Instance(const Instance&) = delete;

@@ -23,13 +23,15 @@ bool contains(const std::vector<std::string>& list, const std::string& item) {
 
 // How many of `wanted` groups below `dir` can have from now on.
 std::size_t enable(const std::string& dir, const std::vector<std::string>& wanted) {
-  if (::access((dir + "/cgroup.procs").c_str(), W_OK) != 0) return 0;  // no group of ours could be filled there
+  if (::access((dir + "/cgroup.procs").c_str(), W_OK) != 0)
+    return 0;  // no group of ours could be filled there
   const std::vector<std::string> available = listed(dir + "/cgroup.controllers");
   const std::vector<std::string> enabled = listed(dir + "/cgroup.subtree_control");
   std::size_t count = 0;
   for (const std::string& controller : wanted) {
     if (contains(enabled, controller) ||
-        (contains(available, controller) && write_text(AT_FDCWD, dir + "/cgroup.subtree_control", "+" + controller) == 0))
+        (contains(available, controller) &&
+         write_text(AT_FDCWD, dir + "/cgroup.subtree_control", "+" + controller) == 0))
       ++count;
   }
   return count;

@@ -67,7 +67,9 @@ class CgroupSeat final : public Seat {
 
   std::string path() const override {
     if (shared_->groups.empty()) return "";
-    const int best = shared_->v2 != kNoGroup ? shared_->v2 : shared_->v1_freezer != kNoGroup ? shared_->v1_freezer : 0;
+    const int best = shared_->v2 != kNoGroup           ? shared_->v2
+                     : shared_->v1_freezer != kNoGroup ? shared_->v1_freezer
+                                                       : 0;
     return shared_->groups[static_cast<std::size_t>(best)].path + "/" + name_;
   }
 
@@ -107,14 +109,16 @@ class CgroupSeat final : public Seat {
       }
     }
     if (shared_->pids != kNoGroup) {
-      if (absl::Status s = write(at(shared_->pids), "pids.max", std::to_string(limits.pids)); !s.ok()) return s;
+      if (absl::Status s = write(at(shared_->pids), "pids.max", std::to_string(limits.pids)); !s.ok())
+        return s;
     }
     if (shared_->cpu != kNoGroup) {
       const Group& group = at(shared_->cpu);
       const std::uint32_t weight = std::clamp<std::uint32_t>(limits.cpu_weight, 1, 10000);
       // v1's scale has 1024 where v2's has 100.
-      absl::Status s = group.v2 ? write(group, "cpu.weight", std::to_string(weight))
-                                : write(group, "cpu.shares", std::to_string(std::max(2u, weight * 1024 / 100)));
+      absl::Status s = group.v2
+                           ? write(group, "cpu.weight", std::to_string(weight))
+                           : write(group, "cpu.shares", std::to_string(std::max(2u, weight * 1024 / 100)));
       if (!s.ok()) return s;
     }
     return absl::OkStatus();
@@ -144,7 +148,8 @@ class CgroupSeat final : public Seat {
     switch (shared_->kind) {
       case FreezerKind::cgroup_v2: {
         // Opened for each look: a descriptor for each sandbox's events file would be its fifth.
-        const std::optional<std::string> events = read_text(at(shared_->v2).dir.get(), name_ + "/cgroup.events");
+        const std::optional<std::string> events =
+            read_text(at(shared_->v2).dir.get(), name_ + "/cgroup.events");
         if (!events) return std::nullopt;
         const std::optional<std::uint64_t> value = find_value(*events, "frozen");
         if (!value) return std::nullopt;
@@ -177,7 +182,8 @@ class CgroupSeat final : public Seat {
       const int error = write_text(v2.dir.get(), name_ + "/cgroup.kill", "1");
       if (error == 0) return absl::OkStatus();
       // ENOENT: a kernel before 5.14, or a group already removed; then there is nobody to kill either.
-      if (error != ENOENT) return errno_status(error, absl::StrCat("write ", v2.path, "/", name_, "/cgroup.kill"));
+      if (error != ENOENT)
+        return errno_status(error, absl::StrCat("write ", v2.path, "/", name_, "/cgroup.kill"));
       // v2 lets frozen processes die, and what is frozen cannot fork.
       (void)write_text(v2.dir.get(), name_ + "/cgroup.freeze", "1");
       kill_members(v2.dir.get(), name_);
@@ -231,7 +237,8 @@ class CgroupSeat final : public Seat {
         usage.memory_peak_bytes = parse_number(*text).value_or(0);
         usage.memory_source = group.v2 ? "memory.peak" : "memory.max_usage_in_bytes";
       }
-      const auto oom = read_text(group.dir.get(), name_ + (group.v2 ? "/memory.events" : "/memory.oom_control"));
+      const auto oom =
+          read_text(group.dir.get(), name_ + (group.v2 ? "/memory.events" : "/memory.oom_control"));
       if (oom) usage.oom_killed = find_value(*oom, "oom_kill").value_or(0) > 0;
     }
     if (usage.memory_source.empty() && pid_ > 0) {
@@ -257,14 +264,13 @@ class CgroupSeat final : public Seat {
     if (!state_) return absl::FailedPreconditionError(absl::StrCat("seat ", name_, " was removed"));
     for (;;) {
       if (::pwrite(state_.get(), text.data(), text.size(), 0) >= 0) return absl::OkStatus();
-      if (errno != EINTR) return errno_status(errno, absl::StrCat("write '", std::string(text), "' for ", name_));
+      if (errno != EINTR)
+        return errno_status(errno, absl::StrCat("write '", std::string(text), "' for ", name_));
     }
   }
 
   // A descriptor of the process is needed only where no group can stop or kill it.
-  bool needs_process() const {
-    return shared_->kind == FreezerKind::stop_signals || shared_->groups.empty();
-  }
+  bool needs_process() const { return shared_->kind == FreezerKind::stop_signals || shared_->groups.empty(); }
 
   bool ended() const {
     pollfd end{process_.get(), POLLIN, 0};
@@ -302,9 +308,11 @@ int kill_members(int dir, const std::string& group) {
 
 absl::StatusOr<std::unique_ptr<Seat>> make_seat(std::shared_ptr<const Shared> shared, const SeatSpec& spec) {
   bool good = !spec.name.empty() && spec.name.size() <= 96 && spec.name[0] != '.';
-  for (const char c : spec.name) good = good && (std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.');
+  for (const char c : spec.name)
+    good = good && (std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.');
   if (!good)
-    return absl::InvalidArgumentError(absl::StrCat("seat '", spec.name, "': must be 1 to 96 of [A-Za-z0-9._-], no leading dot"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("seat '", spec.name, "': must be 1 to 96 of [A-Za-z0-9._-], no leading dot"));
   auto seat = std::make_unique<CgroupSeat>(std::move(shared), spec.name);
   if (absl::Status status = seat->make(spec.limits); !status.ok()) return status;
   return std::unique_ptr<Seat>(std::move(seat));

@@ -15,10 +15,11 @@ absl::Status validate(std::string_view function, const FunctionConfig& config) {
   }
   // A backoff of years is a mistake of units, and would wrap.
   constexpr std::chrono::hours kLongest{24};
-  if (config.retry.budget == 0 || config.retry.backoff.count() < 0 || config.retry.max_backoff < config.retry.backoff ||
-      config.retry.max_backoff > kLongest) {
+  if (config.retry.budget == 0 || config.retry.backoff.count() < 0 ||
+      config.retry.max_backoff < config.retry.backoff || config.retry.max_backoff > kLongest) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "define %s: retry budget %d, backoff %d ms, max_backoff %d ms: budget at least 1, 0 <= backoff <= max_backoff "
+        "define %s: retry budget %d, backoff %d ms, max_backoff %d ms: budget at least 1, 0 <= backoff <= "
+        "max_backoff "
         "<= 24 h",
         function, config.retry.budget, config.retry.backoff.count(), config.retry.max_backoff.count()));
   }

@@ -110,7 +110,10 @@ FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
 // The one place where counts follow states.
 void FunctionQueue::set_state(Record& record, SandboxState state) {
   switch (record.state) {
-    case SandboxState::idle: unlink_idle(record); --idle_; break;
+    case SandboxState::idle:
+      unlink_idle(record);
+      --idle_;
+      break;
     case SandboxState::leased: --leased_; break;
     case SandboxState::disputed: --disputed_; break;
     case SandboxState::retiring: --retiring_; break;
@@ -119,7 +122,10 @@ void FunctionQueue::set_state(Record& record, SandboxState state) {
   }
   record.state = state;
   switch (state) {
-    case SandboxState::idle: push_idle(record); ++idle_; break;
+    case SandboxState::idle:
+      push_idle(record);
+      ++idle_;
+      break;
     case SandboxState::leased: ++leased_; break;
     case SandboxState::disputed: ++disputed_; break;
     case SandboxState::retiring: ++retiring_; break;
@@ -162,14 +168,15 @@ bool FunctionQueue::draining(HostId host) const {
 
 // What is announced before the function is defined is kept until define() says what it is worth.
 bool FunctionQueue::grantable(const Record& record) const {
-  return (record.sandbox.version == current_ || !defined_) && !(draining_any_ && draining(record.sandbox.id.host));
+  return (record.sandbox.version == current_ || !defined_) &&
+         !(draining_any_ && draining(record.sandbox.id.host));
 }
 
 // Starts of older versions cover nobody: what they make will be retired.
 std::size_t FunctionQueue::covering_starts() const {
-  return static_cast<std::size_t>(std::count_if(tables_->starts.begin(), tables_->starts.end(), [&](const auto& entry) {
-    return entry.second.version == config_.version;
-  }));
+  return static_cast<std::size_t>(
+      std::count_if(tables_->starts.begin(), tables_->starts.end(),
+                    [&](const auto& entry) { return entry.second.version == config_.version; }));
 }
 
 // A busy sandbox that may serve on when it returns.
@@ -232,7 +239,8 @@ void FunctionQueue::note_ready_surplus(TimePoint now) {
 // Each steal is matched with at most one start that is still to come.
 void FunctionQueue::trim_steals() {
   const std::size_t surplus = tables_->starts.size();
-  if (steals_.size() > surplus) steals_.erase(steals_.begin(), steals_.end() - static_cast<std::ptrdiff_t>(surplus));
+  if (steals_.size() > surplus)
+    steals_.erase(steals_.begin(), steals_.end() - static_cast<std::ptrdiff_t>(surplus));
 }
 
 void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
@@ -267,7 +275,8 @@ void FunctionQueue::send_again(Effects& effects) {
   for (const auto& [number, start] : tables_->starts) {
     if (start.claimed_by.host != 0) continue;
     if (effects.starts.empty()) effects.starts_for = (*tables_->line.begin())->request.invoker;
-    effects.starts.push_back({.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
+    effects.starts.push_back(
+        {.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
   }
 }
 
@@ -295,8 +304,8 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
     absl::erase_if(tables_->starts, [&](const auto& entry) {
       return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
     });
-    for (Record* record : tables_->pick(
-             [&](const Record& r) { return r.state == SandboxState::idle && !grantable(r); })) {
+    for (Record* record :
+         tables_->pick([&](const Record& r) { return r.state == SandboxState::idle && !grantable(r); })) {
       retire(*record, effects);
     }
     for (Waiter* waiter : tables_->line) waiter->start_requested = false;
@@ -317,7 +326,8 @@ void FunctionQueue::retire_excess(bool fifo, Effects& effects) {
   }
 }
 
-FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std::uint32_t attempt, ShardIndex shard) {
+FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std::uint32_t attempt,
+                                                  ShardIndex shard) {
   if (request == RequestId{}) return nullptr;
   Record* record = take_idle(shard);
   if (record == nullptr) return nullptr;
@@ -326,8 +336,8 @@ FunctionQueue::Record* FunctionQueue::try_acquire(const RequestId& request, std:
   return record;
 }
 
-FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std::uint32_t attempt, Ticket ticket,
-                                                   ShardIndex shard) {
+FunctionQueue::Record* FunctionQueue::acquire_idle(const RequestId& request, std::uint32_t attempt,
+                                                   Ticket ticket, ShardIndex shard) {
   if (waiting_ > 0 || request == RequestId{}) return nullptr;
   Record* record = take_idle(shard);
   if (record == nullptr || !tables_->leases.try_emplace(request, record).second) return nullptr;
@@ -391,8 +401,9 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
   if (waiter.ticket == 0 && tables_->line.size() >= config_.caps.max_waiters) {
     ++counters_.refused;
     result.outcome = AcquireOutcome::refused;
-    result.status = absl::ResourceExhaustedError(absl::StrFormat(
-        "acquire %s: %d calls are waiting; max_waiters is %d", name_, tables_->line.size(), config_.caps.max_waiters));
+    result.status =
+        absl::ResourceExhaustedError(absl::StrFormat("acquire %s: %d calls are waiting; max_waiters is %d",
+                                                     name_, tables_->line.size(), config_.caps.max_waiters));
     return result;
   }
   if (waiter.ticket == 0) {
@@ -442,7 +453,8 @@ absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox
         absl::StrCat("claim ", to_string(start), ": claimed by ", to_string(wanted.claimed_by)));
   }
   if (draining(sandbox.host)) {
-    return absl::AbortedError(absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
+    return absl::AbortedError(
+        absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
   }
   if (config_.surplus == SurplusStarts::cancel_queued && covering_starts() > tables_->line.size()) {
     tables_->starts.erase(found);
@@ -459,10 +471,11 @@ absl::Status FunctionQueue::offer(const Offer& offer, TimePoint now, Effects& ef
       return absl::AbortedError(
           absl::StrCat("offer ", to_string(offer.sandbox.id), ": not known here; only announce inserts it"));
     }
-    auto start = offer.start.nonce == nonce_ ? tables_->starts.find(offer.start.number) : tables_->starts.end();
+    auto start =
+        offer.start.nonce == nonce_ ? tables_->starts.find(offer.start.number) : tables_->starts.end();
     if (start == tables_->starts.end() || start->second.claimed_by != offer.sandbox.id) {
-      return absl::AbortedError(absl::StrCat("offer ", to_string(offer.sandbox.id), ": ", to_string(offer.start),
-                                             " is not claimed by it"));
+      return absl::AbortedError(absl::StrCat("offer ", to_string(offer.sandbox.id), ": ",
+                                             to_string(offer.start), " is not claimed by it"));
     }
     // Trust the start's version, not the offer's.
     auto record = std::make_unique<Record>();
@@ -530,15 +543,16 @@ bool FunctionQueue::release_idle(Record& record, Token token, const LeaseId& lea
   return true;
 }
 
-bool FunctionQueue::settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
-                           Effects& effects) {
+bool FunctionQueue::settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome,
+                           TimePoint now, Effects& effects) {
   auto known = tables_->records.find(id);
   return known != tables_->records.end() && settle(*known->second, token, lease, outcome, now, effects);
 }
 
 absl::Status FunctionQueue::withdraw(const SandboxId& id) {
   auto known = tables_->records.find(id);
-  if (known == tables_->records.end()) return absl::NotFoundError(absl::StrCat("withdraw ", to_string(id), ": not known"));
+  if (known == tables_->records.end())
+    return absl::NotFoundError(absl::StrCat("withdraw ", to_string(id), ": not known"));
   Record& record = *known->second;
   if (record.state == SandboxState::retiring) return absl::OkStatus();
   if (record.state != SandboxState::idle) {
@@ -549,8 +563,9 @@ absl::Status FunctionQueue::withdraw(const SandboxId& id) {
   return absl::OkStatus();
 }
 
-absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
-                                         double jitter, TimePoint now, Effects& effects) {
+absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& sandbox,
+                                         const absl::Status& why, double jitter, TimePoint now,
+                                         Effects& effects) {
   auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
   if (found == tables_->starts.end()) {
     // Reported before; or forgotten here, and then what came of it may be known by an announcement alone.
@@ -560,7 +575,8 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
   }
   if (found->second.claimed_by != sandbox) {
     return absl::AbortedError(absl::StrCat("start_failed ", to_string(start), ": claimed by ",
-                                           to_string(found->second.claimed_by), ", not by ", to_string(sandbox)));
+                                           to_string(found->second.claimed_by), ", not by ",
+                                           to_string(sandbox)));
   }
   const bool current = found->second.version == config_.version;
   tables_->starts.erase(found);
@@ -578,8 +594,8 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
       Waiter* oldest = *tables_->line.begin();
       drop_line(*oldest);
       effects.failures.push_back(
-          {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s", name_,
-                                                          consecutive_failures_, why.ToString()))});
+          {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s",
+                                                          name_, consecutive_failures_, why.ToString()))});
     }
   }
   evaluate(now, effects);
@@ -684,7 +700,8 @@ std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<
 }
 
 void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
-  for (Record* record : tables_->pick([&](const Record& r) { return r.sandbox.id.host == dead; })) erase(*record);
+  for (Record* record : tables_->pick([&](const Record& r) { return r.sandbox.id.host == dead; }))
+    erase(*record);
   for (auto& [number, start] : tables_->starts) {
     if (start.claimed_by.host == dead) start.claimed_by = {};
   }
@@ -747,13 +764,16 @@ void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& repor
   for (const Waiter* waiter : tables_->line) {
     if (waiter->request.invoker != invoker) continue;
     waits = true;
-    report.waiters.push_back(
-        {.function = name_, .request = waiter->request, .attempt = waiter->attempt, .ticket = waiter->ticket});
+    report.waiters.push_back({.function = name_,
+                              .request = waiter->request,
+                              .attempt = waiter->attempt,
+                              .ticket = waiter->ticket});
   }
   if (!waits) return;
   for (const auto& [number, start] : tables_->starts) {
     if (start.claimed_by.host == 0) {
-      report.unclaimed.push_back({.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
+      report.unclaimed.push_back(
+          {.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
     }
   }
 }

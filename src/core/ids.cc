@@ -16,8 +16,9 @@ std::string to_string(const StartId& id) { return absl::StrFormat("st-%x-%d", id
 absl::Status validate_function_name(std::string_view name) {
   constexpr std::size_t kMaxLength = 63;
   if (name.empty() || name.size() > kMaxLength) {
-    return absl::InvalidArgumentError(absl::StrFormat("function name '%s' has %d characters; 1 to %d are allowed",
-                                                      name.substr(0, 80), name.size(), kMaxLength));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("function name '%s' has %d characters; 1 to %d are allowed", name.substr(0, 80),
+                        name.size(), kMaxLength));
   }
   const auto lower_or_digit = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
   if (!lower_or_digit(name.front())) {

@@ -21,7 +21,8 @@ constexpr std::array<std::uint16_t, 256> kTable = make_table();
 
 std::uint16_t extend(std::uint16_t crc, std::string_view bytes) {
   for (const char c : bytes) {
-    crc = static_cast<std::uint16_t>((crc << 8) ^ kTable[((crc >> 8) ^ static_cast<unsigned char>(c)) & 0xff]);
+    crc =
+        static_cast<std::uint16_t>((crc << 8) ^ kTable[((crc >> 8) ^ static_cast<unsigned char>(c)) & 0xff]);
   }
   return crc;
 }

@@ -45,12 +45,12 @@ InvocationMachine::Step InvocationMachine::called(const CallEnd& end, TimePoint 
 InvocationMachine::Step InvocationMachine::again(Outcome outcome, const absl::Status& why, TimePoint now) {
   Step step;
   if (now >= deadline_) {
-    step = finish(absl::DeadlineExceededError(
-        absl::StrFormat("the deadline passed on attempt %d, which never began: %s", attempt_, why.ToString())));
+    step = finish(absl::DeadlineExceededError(absl::StrFormat(
+        "the deadline passed on attempt %d, which never began: %s", attempt_, why.ToString())));
   } else if (attempt_ >= max_attempts_) {
     step = finish(absl::UnavailableError(
-        absl::StrFormat("%d attempts, none of which began; max_attempts is %d; the last: %s", attempt_, max_attempts_,
-                        why.ToString())));
+        absl::StrFormat("%d attempts, none of which began; max_attempts is %d; the last: %s", attempt_,
+                        max_attempts_, why.ToString())));
   } else {
     ++attempt_;
     previous_ = outcome;

@@ -67,7 +67,8 @@ class InvokerImpl final : public Invoker {
     call->invocation = std::move(invocation);
     call->begun = now;
     call->deadline = deadline;
-    call->result.request = {.invoker = id_, .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
+    call->result.request = {.invoker = id_,
+                            .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
     const ShardIndex shards = static_cast<ShardIndex>(executors_.shards.size());
     call->shard = (call->invocation.shard == kAnyShard ? next_shard_.fetch_add(1, std::memory_order_relaxed)
                                                        : call->invocation.shard) %
@@ -81,8 +82,10 @@ class InvokerImpl final : public Invoker {
     }
     watch_for_cancel(call);
     call->machine.begin();
-    std::optional<Lease> lease = parts_.idle->try_acquire(
-        {.function = call->invocation.function, .request = call->result.request, .attempt = 1, .shard = call->shard});
+    std::optional<Lease> lease = parts_.idle->try_acquire({.function = call->invocation.function,
+                                                           .request = call->result.request,
+                                                           .attempt = 1,
+                                                           .shard = call->shard});
     if (lease) return leased(std::move(call), std::move(*lease));
     acquire(std::move(call));
   }
@@ -91,8 +94,8 @@ class InvokerImpl final : public Invoker {
     auto slot = asio::get_associated_cancellation_slot(call->done);
     if (!slot.is_connected()) return;
     call->cancellable = true;
-    slot.assign([weak = std::weak_ptr<Call>(call), shard = executors_.shards[call->shard]](
-                    asio::cancellation_type_t type) {
+    slot.assign([weak = std::weak_ptr<Call>(call),
+                 shard = executors_.shards[call->shard]](asio::cancellation_type_t type) {
       if (type == asio::cancellation_type::none) return;
       asio::post(shard, [weak, type] {
         if (CallPtr call = weak.lock()) {
@@ -124,18 +127,19 @@ class InvokerImpl final : public Invoker {
       parts_.idle->async_acquire(
           std::move(params),
           asio::bind_cancellation_slot(
-              slot, asio::bind_executor(executor, [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
-                waiting_.fetch_sub(1, std::memory_order_relaxed);
-                if (!lease.ok()) {
-                  if (absl::IsUnavailable(lease.status())) put_back(*call);
-                  return perform(call, call->machine.not_acquired(lease.status()));
-                }
-                if (call->cancelled) {
-                  std::move(*lease).release();  // it overtook the cancel, and is put back unused
-                  return cancelled(*call);
-                }
-                leased(std::move(call), *std::move(lease));
-              })));
+              slot, asio::bind_executor(
+                        executor, [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
+                          waiting_.fetch_sub(1, std::memory_order_relaxed);
+                          if (!lease.ok()) {
+                            if (absl::IsUnavailable(lease.status())) put_back(*call);
+                            return perform(call, call->machine.not_acquired(lease.status()));
+                          }
+                          if (call->cancelled) {
+                            std::move(*lease).release();  // it overtook the cancel, and is put back unused
+                            return cancelled(*call);
+                          }
+                          leased(std::move(call), *std::move(lease));
+                        })));
     });
   }
 
@@ -147,7 +151,8 @@ class InvokerImpl final : public Invoker {
   }
   void give_back(CancelParams params) {
     parts_.idle->async_cancel(
-        params, asio::bind_executor(executors_.shards[0], [this, alive = alive_, params](absl::Status status) {
+        params,
+        asio::bind_executor(executors_.shards[0], [this, alive = alive_, params](absl::Status status) {
           if (!*alive || !absl::IsUnavailable(status)) return;
           lost_.push_back(params);
           arm_repair();
@@ -172,10 +177,11 @@ class InvokerImpl final : public Invoker {
                        .content_type = call->invocation.content_type,
                        .payload = std::move(call->invocation.payload)};
     call->lease.emplace(std::move(lease));
-    parts_.host->async_call(
-        std::move(host_call),
-        asio::bind_executor(executors_.shards[home % executors_.shards.size()],
-                            [this, call = std::move(call)](HostReply reply) mutable { replied(call, std::move(reply)); }));
+    parts_.host->async_call(std::move(host_call),
+                            asio::bind_executor(executors_.shards[home % executors_.shards.size()],
+                                                [this, call = std::move(call)](HostReply reply) mutable {
+                                                  replied(call, std::move(reply));
+                                                }));
   }
 
   void replied(const CallPtr& call, HostReply reply) {
@@ -208,7 +214,9 @@ class InvokerImpl final : public Invoker {
   }
 
   static absl::Status stopped() { return absl::CancelledError("invoke: this invoker is stopping"); }
-  void cancelled(Call& call) { finish(call, absl::CancelledError("invoke: cancelled by the caller while it waited")); }
+  void cancelled(Call& call) {
+    finish(call, absl::CancelledError("invoke: cancelled by the caller while it waited"));
+  }
 
   void finish(Call& call, absl::Status status) {
     call.result.status = std::move(status);
@@ -282,7 +290,8 @@ class InvokerImpl final : public Invoker {
     if (owner == 0) return;  // nobody owns the slots; the next repair tries again
     PushParams params{.host = owner, .start = std::move(start)};
     // A refused push is repeated by the next repair: the start stays in its outbox until claimed.
-    parts_.starts->async_push(std::move(params), asio::bind_executor(executors_.shards[0], [](absl::Status) {}));
+    parts_.starts->async_push(std::move(params),
+                              asio::bind_executor(executors_.shards[0], [](absl::Status) {}));
   }
 
   void begin_waiting() {
@@ -306,10 +315,11 @@ class InvokerImpl final : public Invoker {
     arm_repair();
     InvokerParams params{.invoker = id_};
     parts_.idle->async_repair(
-        params, asio::bind_executor(executors_.shards[0], [this, alive = alive_](absl::StatusOr<RepairReport> report) {
-          if (!*alive || !report.ok()) return;
-          for (StartRequest& start : report->unclaimed) carry(std::move(start));
-        }));
+        params, asio::bind_executor(executors_.shards[0],
+                                    [this, alive = alive_](absl::StatusOr<RepairReport> report) {
+                                      if (!*alive || !report.ok()) return;
+                                      for (StartRequest& start : report->unclaimed) carry(std::move(start));
+                                    }));
   }
 
   const HostExecutors executors_;
@@ -344,7 +354,8 @@ absl::StatusOr<std::unique_ptr<Invoker>> make_invoker(HostExecutors executors, I
   if (parts.idle == nullptr || parts.starts == nullptr || parts.slots == nullptr || parts.host == nullptr) {
     return absl::InvalidArgumentError("make_invoker: idle, starts, slots and host must all be given");
   }
-  if (options.max_attempts == 0) return absl::InvalidArgumentError("make_invoker: max_attempts is 0; at least 1");
+  if (options.max_attempts == 0)
+    return absl::InvalidArgumentError("make_invoker: max_attempts is 0; at least 1");
   if (options.repair_period.count() <= 0) {
     return absl::InvalidArgumentError("make_invoker: repair_period must be positive");
   }

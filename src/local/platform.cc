@@ -44,8 +44,8 @@ class Threads {
       }
       threads->blocking_.emplace(blocking);
     } catch (const std::exception& error) {
-      return absl::ResourceExhaustedError(absl::StrFormat("make_platform: %d shards and %d blocking threads: %s", shards,
-                                                          blocking, error.what()));
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "make_platform: %d shards and %d blocking threads: %s", shards, blocking, error.what()));
     }
     return threads;
   }
@@ -63,7 +63,8 @@ class Threads {
     if (blocking_) blocking_->join();
     for (int round = 0; round < 2; ++round) {  // a completion may post one more
       for (auto& loop : loops_) {
-        if (!threads_.empty() && !loop->stopped()) asio::post(*loop, asio::use_future).wait_for(std::chrono::seconds(5));
+        if (!threads_.empty() && !loop->stopped())
+          asio::post(*loop, asio::use_future).wait_for(std::chrono::seconds(5));
       }
     }
     guards_.clear();
@@ -78,7 +79,8 @@ class Threads {
   std::vector<std::unique_ptr<asio::io_context>> loops_;
   std::vector<asio::executor_work_guard<asio::io_context::executor_type>> guards_;
   std::vector<std::thread> threads_;
-  std::optional<asio::thread_pool> blocking_;  // what it never ran may refer to the loops, and goes before them
+  std::optional<asio::thread_pool>
+      blocking_;  // what it never ran may refer to the loops, and goes before them
 };
 
 cgroup::Choice to_choice(FreezerChoice choice) {
@@ -96,8 +98,9 @@ class PlatformImpl final : public Platform {
  public:
   static absl::StatusOr<std::unique_ptr<Platform>> make(PlatformOptions options) {
     if (options.shards == 0 || options.blocking_threads == 0) {
-      return absl::InvalidArgumentError(absl::StrFormat("make_platform: shards %d, blocking_threads %d: at least 1 each",
-                                                        options.shards, options.blocking_threads));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("make_platform: shards %d, blocking_threads %d: at least 1 each", options.shards,
+                          options.blocking_threads));
     }
     if (options.instance.empty()) options.instance = absl::StrFormat("local-%x", random_id());
 
@@ -105,7 +108,8 @@ class PlatformImpl final : public Platform {
     absl::StatusOr<cgroup::SweepReport> swept = cgroup::sweep(options.runtime_dir, options.events.get());
     if (!swept.ok()) return swept.status();
 
-    absl::StatusOr<std::unique_ptr<Threads>> threads = Threads::make(options.shards, options.blocking_threads);
+    absl::StatusOr<std::unique_ptr<Threads>> threads =
+        Threads::make(options.shards, options.blocking_threads);
     if (!threads.ok()) return threads.status();
     auto platform = std::unique_ptr<PlatformImpl>(new PlatformImpl(*std::move(threads)));
     PlatformImpl& p = *platform;
@@ -120,16 +124,19 @@ class PlatformImpl final : public Platform {
 
     process::FactoryOptions factory_options;
     factory_options.runtime_dir = options.runtime_dir;
-    absl::StatusOr<std::unique_ptr<SandboxFactory>> factory = process::make_sandbox_factory(std::move(factory_options));
+    absl::StatusOr<std::unique_ptr<SandboxFactory>> factory =
+        process::make_sandbox_factory(std::move(factory_options));
     if (!factory.ok()) return factory.status();
     p.factory_ = *std::move(factory);
 
-    absl::StatusOr<std::unique_ptr<ChannelFactory>> channels = uds::make_channel_factory(options.channel, p.clock_);
+    absl::StatusOr<std::unique_ptr<ChannelFactory>> channels =
+        uds::make_channel_factory(options.channel, p.clock_);
     if (!channels.ok()) return channels.status();
 
     const HostExecutors executors = p.threads_->executors();
     absl::StatusOr<std::unique_ptr<IdleQueue>> idle = memory::make_idle_queue(
-        executors.shards[0], {.clock = p.clock_, .shards = static_cast<std::uint32_t>(executors.shards.size())});
+        executors.shards[0],
+        {.clock = p.clock_, .shards = static_cast<std::uint32_t>(executors.shards.size())});
     if (!idle.ok()) return idle.status();
     p.idle_ = *std::move(idle);
     p.starts_ = memory::make_start_queue(executors.shards[0]);
@@ -143,7 +150,8 @@ class PlatformImpl final : public Platform {
     parts.clock = p.clock_;
     parts.events = options.events;
     parts.logs = options.logs;
-    absl::StatusOr<std::unique_ptr<LocalHost>> host = make_local_host(executors, std::move(parts), options.host);
+    absl::StatusOr<std::unique_ptr<LocalHost>> host =
+        make_local_host(executors, std::move(parts), options.host);
     if (!host.ok()) return host.status();
     p.host_ = *std::move(host);
 
@@ -151,14 +159,13 @@ class PlatformImpl final : public Platform {
     if (!slots.ok()) return slots.status();
     p.slots_ = *std::move(slots);
 
-    absl::StatusOr<std::unique_ptr<Invoker>> invoker =
-        make_invoker(executors,
-                     {.idle = p.idle_.get(),
-                      .starts = p.starts_.get(),
-                      .slots = p.slots_.get(),
-                      .host = p.host_.get(),
-                      .clock = p.clock_},
-                     options.invoker);
+    absl::StatusOr<std::unique_ptr<Invoker>> invoker = make_invoker(executors,
+                                                                    {.idle = p.idle_.get(),
+                                                                     .starts = p.starts_.get(),
+                                                                     .slots = p.slots_.get(),
+                                                                     .host = p.host_.get(),
+                                                                     .clock = p.clock_},
+                                                                    options.invoker);
     if (!invoker.ok()) return invoker.status();
     p.invoker_ = *std::move(invoker);
     return platform;
@@ -208,7 +215,8 @@ class PlatformImpl final : public Platform {
     return absl::OkStatus();
   }
 
-  InvocationResult invoke(std::string_view function, std::string_view payload, InvokeOptions options) override {
+  InvocationResult invoke(std::string_view function, std::string_view payload,
+                          InvokeOptions options) override {
     Bytes bytes(payload.size());
     if (!payload.empty()) std::memcpy(bytes.data(), payload.data(), payload.size());
     return invoker_->invoke(make_invocation(function, std::move(bytes), std::move(options)));
@@ -236,8 +244,8 @@ class PlatformImpl final : public Platform {
     std::future<absl::Status> stopped = host_->async_stop(asio::use_future);
     if (stopped.wait_until(deadline) != std::future_status::ready ||
         answered.wait_until(deadline) != std::future_status::ready) {
-      return absl::DeadlineExceededError(
-          absl::StrFormat("stop: %d sandboxes are left after %d ms", host_->sandboxes().size(), timeout.count()));
+      return absl::DeadlineExceededError(absl::StrFormat("stop: %d sandboxes are left after %d ms",
+                                                         host_->sandboxes().size(), timeout.count()));
     }
     return stopped.get();
   }
@@ -249,7 +257,8 @@ class PlatformImpl final : public Platform {
   const SandboxFactory& factory() const override { return *factory_; }
 
  private:
-  explicit PlatformImpl(std::unique_ptr<Threads> threads) : clock_(make_steady_clock()), threads_(std::move(threads)) {}
+  explicit PlatformImpl(std::unique_ptr<Threads> threads)
+      : clock_(make_steady_clock()), threads_(std::move(threads)) {}
 
   FunctionHandle handle_of(std::string_view function) const {
     std::shared_lock lock(functions_mutex_);

@@ -37,7 +37,8 @@ struct Waiter final : FunctionQueue::Waiter {
 
 // One function: its mutex guards all of it. Lives until its core is gone and its last lease is settled.
 struct alignas(64) Function final : LeaseOwner {
-  Function(Core& owner, std::string name, std::uint64_t nonce, std::uint32_t shards, asio::any_io_executor executor)
+  Function(Core& owner, std::string name, std::uint64_t nonce, std::uint32_t shards,
+           asio::any_io_executor executor)
       : core(&owner), queue(std::move(name), nonce, shards), fallback(std::move(executor)) {}
 
   void settle(const LeaseGrant& grant, Outcome outcome) noexcept override;
@@ -47,8 +48,8 @@ struct alignas(64) Function final : LeaseOwner {
 
   // What a warm call touches is together: a cache line missed costs as much as the lock.
   Mutex mutex;
-  Core* core FAASKIT_GUARDED_BY(mutex);  // null once the queue is destroyed
-  bool kept FAASKIT_GUARDED_BY(mutex) = true;  // false once the core is gone, too
+  Core* core FAASKIT_GUARDED_BY(mutex);                     // null once the queue is destroyed
+  bool kept FAASKIT_GUARDED_BY(mutex) = true;               // false once the core is gone, too
   std::uint64_t outstanding FAASKIT_GUARDED_BY(mutex) = 0;  // leases not yet settled
   FunctionQueue queue FAASKIT_GUARDED_BY(mutex);
   FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
@@ -109,7 +110,8 @@ class Watchers {
  public:
   using State = WatchState<Item>;
 
-  std::shared_ptr<State> add(std::uint64_t whom, asio::any_io_executor executor, typename State::Callback callback) {
+  std::shared_ptr<State> add(std::uint64_t whom, asio::any_io_executor executor,
+                             typename State::Callback callback) {
     auto state = std::make_shared<State>(std::move(executor), std::move(callback));
     MutexLock lock(mutex_);
     states_.emplace(whom, state);
@@ -173,7 +175,8 @@ class Core final : public std::enable_shared_from_this<Core> {
         for (const FunctionQueue::Waiter* waiter : function->queue.waiters()) {
           ended.emplace_back(static_cast<Waiter*>(const_cast<FunctionQueue::Waiter*>(waiter)));
         }
-        for (auto& waiter : ended) function->queue.cancel(waiter->request, waiter->attempt, {}, function->effects);
+        for (auto& waiter : ended)
+          function->queue.cancel(waiter->request, waiter->attempt, {}, function->effects);
         function->effects.clear();
       }
       for (auto& waiter : ended) {
@@ -247,8 +250,9 @@ class Core final : public std::enable_shared_from_this<Core> {
       FunctionQueue::AcquireResult result = function.queue.acquire(*waiter, now, function.effects);
       // First, so that its deadline is not taken for the new one's.
       if (result.superseded != nullptr) {
-        deferred.completions.push_back({take_back(function, result.superseded),
-                                        absl::AbortedError("acquire: a newer attempt took this one's place")});
+        deferred.completions.push_back(
+            {take_back(function, result.superseded),
+             absl::AbortedError("acquire: a newer attempt took this one's place")});
       }
       switch (result.outcome) {
         case FunctionQueue::AcquireOutcome::leased:
@@ -292,7 +296,8 @@ class Core final : public std::enable_shared_from_this<Core> {
       MutexLock lock(function.mutex);
       const FunctionQueue::Waiter* waiter = function.queue.find_waiter(request);
       if (waiter == nullptr || waiter->attempt > attempt) return;
-      FunctionQueue::Waiter* ended = function.queue.cancel(request, attempt, options_.clock->now(), function.effects);
+      FunctionQueue::Waiter* ended =
+          function.queue.cancel(request, attempt, options_.clock->now(), function.effects);
       deferred.completions.push_back({take_back(function, ended), std::move(why)});
       collect(function, deferred);
     }
@@ -321,7 +326,8 @@ class Core final : public std::enable_shared_from_this<Core> {
       FunctionQueue::Waiter* ended =
           function.queue.cancel(params.request, params.attempt, options_.clock->now(), function.effects);
       if (ended != nullptr) {
-        deferred.completions.push_back({take_back(function, ended), absl::CancelledError("acquire: cancelled")});
+        deferred.completions.push_back(
+            {take_back(function, ended), absl::CancelledError("acquire: cancelled")});
       }
       collect(function, deferred);
     }
@@ -342,8 +348,8 @@ class Core final : public std::enable_shared_from_this<Core> {
     for (Function* function : functions_of(params.host)) by_function[function];
     for (const AnnouncedSandbox& sandbox : params.sandboxes) {
       if (sandbox.sandbox.id.host != params.host) {
-        return absl::InvalidArgumentError(absl::StrFormat("announce of host %x: %s is not its own", params.host,
-                                                          to_string(sandbox.sandbox.id)));
+        return absl::InvalidArgumentError(absl::StrFormat("announce of host %x: %s is not its own",
+                                                          params.host, to_string(sandbox.sandbox.id)));
       }
       absl::StatusOr<FunctionHandle> handle = resolve(sandbox.function);
       if (!handle.ok()) return handle.status();
@@ -367,8 +373,9 @@ class Core final : public std::enable_shared_from_this<Core> {
       {
         MutexLock lock(function->mutex);
         for (FunctionQueue::Waiter* waiter : function->queue.purge(invoker, function->effects)) {
-          deferred.completions.push_back({take_back(*function, waiter),
-                                          absl::CancelledError(absl::StrFormat("acquire: invoker %x was purged", invoker))});
+          deferred.completions.push_back(
+              {take_back(*function, waiter),
+               absl::CancelledError(absl::StrFormat("acquire: invoker %x was purged", invoker))});
         }
         collect(*function, deferred);
       }
@@ -437,7 +444,8 @@ class Core final : public std::enable_shared_from_this<Core> {
   void collect(Function& function, Deferred& deferred) FAASKIT_REQUIRES(function.mutex) {
     FunctionQueue::Effects& effects = function.effects;
     for (FunctionQueue::Grant& grant : effects.grants) {
-      deferred.completions.push_back({take_back(function, grant.waiter), make_lease(function, *grant.record)});
+      deferred.completions.push_back(
+          {take_back(function, grant.waiter), make_lease(function, *grant.record)});
     }
     for (FunctionQueue::Failure& failure : effects.failures) {
       deferred.completions.push_back({take_back(function, failure.waiter), std::move(failure.status)});
@@ -471,10 +479,12 @@ class Core final : public std::enable_shared_from_this<Core> {
         batch.push_back(std::move(notice));
         return true;
       });
-      if (auto watch = host_watchers.find(host, false)) WatchState<HostNotice>::tell(std::move(watch), std::move(batch));
+      if (auto watch = host_watchers.find(host, false))
+        WatchState<HostNotice>::tell(std::move(watch), std::move(batch));
     }
     if (deferred.event != kNever) {
-      arm(lane_of(function), Entry{.when = deferred.event, .function = &function, .kind = Entry::Kind::backoff});
+      arm(lane_of(function),
+          Entry{.when = deferred.event, .function = &function, .kind = Entry::Kind::backoff});
     }
   }
 
@@ -664,7 +674,8 @@ void Function::settle(const LeaseGrant& grant, Outcome outcome) noexcept {
   {
     MutexLock lock(mutex);
     // On the warm path nobody waits, and then nothing asks for the time or has effects.
-    if (outcome != Outcome::reusable || core == nullptr || !queue.release_idle(record, grant.token, grant.id)) {
+    if (outcome != Outcome::reusable || core == nullptr ||
+        !queue.release_idle(record, grant.token, grant.id)) {
       if (core != nullptr) {
         queue.settle(record, grant.token, grant.id, outcome, core->now(), effects);
         if (!effects.empty()) {
@@ -693,7 +704,7 @@ void Function::settle_and_tell(const LeaseGrant& grant, Outcome outcome, asio::a
 template <class Item>
 class MemoryWatch final : public Watch {
  public:
-  MemoryWatch(std::weak_ptr<Core> core, Watchers<Item> Core::*watchers, std::uint64_t whom,
+  MemoryWatch(std::weak_ptr<Core> core, Watchers<Item> Core::* watchers, std::uint64_t whom,
               std::shared_ptr<WatchState<Item>> state)
       : core_(std::move(core)), watchers_(watchers), whom_(whom), state_(std::move(state)) {}
   ~MemoryWatch() override {
@@ -703,7 +714,7 @@ class MemoryWatch final : public Watch {
 
  private:
   std::weak_ptr<Core> core_;
-  Watchers<Item> Core::*watchers_;
+  Watchers<Item> Core::* watchers_;
   std::uint64_t whom_;
   std::shared_ptr<WatchState<Item>> state_;
 };
@@ -715,16 +726,22 @@ class MemoryIdleQueue final : public IdleQueue {
   ~MemoryIdleQueue() override { core_->close(); }
 
   executor_type get_executor() const override { return core_->executor(); }
-  absl::StatusOr<FunctionHandle> resolve(std::string_view function) override { return core_->resolve(function); }
-  std::optional<Lease> try_acquire(const TryAcquireParams& params) override { return core_->try_acquire(params); }
+  absl::StatusOr<FunctionHandle> resolve(std::string_view function) override {
+    return core_->resolve(function);
+  }
+  std::optional<Lease> try_acquire(const TryAcquireParams& params) override {
+    return core_->try_acquire(params);
+  }
   std::optional<absl::Status> try_offer(const OfferParams& params) override { return core_->offer(params); }
 
   std::unique_ptr<Watch> watch_starts(InvokerId invoker, asio::any_io_executor executor,
                                       StartsHandler starts) override {
     auto state = core_->start_watchers.add(invoker, std::move(executor), std::move(starts));
-    return std::make_unique<MemoryWatch<StartRequest>>(core_, &Core::start_watchers, invoker, std::move(state));
+    return std::make_unique<MemoryWatch<StartRequest>>(core_, &Core::start_watchers, invoker,
+                                                       std::move(state));
   }
-  std::unique_ptr<Watch> watch_host(HostId host, asio::any_io_executor executor, NoticeHandler notices) override {
+  std::unique_ptr<Watch> watch_host(HostId host, asio::any_io_executor executor,
+                                    NoticeHandler notices) override {
     auto state = core_->host_watchers.add(host, std::move(executor), std::move(notices));
     return std::make_unique<MemoryWatch<HostNotice>>(core_, &Core::host_watchers, host, std::move(state));
   }
@@ -739,22 +756,25 @@ class MemoryIdleQueue final : public IdleQueue {
 
   static Function& of(FunctionHandle handle) { return *static_cast<Function*>(handle.get()); }
 
-  void do_acquire(AcquireParams params, asio::any_io_executor home, Handler<absl::StatusOr<Lease>> done) override {
+  void do_acquire(AcquireParams params, asio::any_io_executor home,
+                  Handler<absl::StatusOr<Lease>> done) override {
     core_->acquire(std::move(params), std::move(home), std::move(done));
   }
   void do_cancel(CancelParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     complete(home, std::move(done), core_->cancel(params));
   }
   void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
-    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
-      return q.define(params.config, now, e);
-    }));
+    complete(home, std::move(done),
+             core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+               return q.define(params.config, now, e);
+             }));
   }
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     core_->note_host(params.sandbox.host, of(params.function));
-    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
-      return q.claim(params.start, params.sandbox);
-    }));
+    complete(home, std::move(done),
+             core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
+               return q.claim(params.start, params.sandbox);
+             }));
   }
   void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     complete(home, std::move(done), core_->offer(params));
@@ -766,15 +786,17 @@ class MemoryIdleQueue final : public IdleQueue {
     complete(home, std::move(done), absl::OkStatus());
   }
   void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
-    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
-      return q.withdraw(params.sandbox);
-    }));
+    complete(home, std::move(done),
+             core_->run(of(params.function),
+                        [&](FunctionQueue& q, TimePoint, Effects&) { return q.withdraw(params.sandbox); }));
   }
-  void do_start_failed(StartFailedParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+  void do_start_failed(StartFailedParams params, asio::any_io_executor home,
+                       Handler<absl::Status> done) override {
     const double jitter = core_->jitter();
-    complete(home, std::move(done), core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
-      return q.start_failed(params.start, params.sandbox, params.why, jitter, now, e);
-    }));
+    complete(home, std::move(done),
+             core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+               return q.start_failed(params.start, params.sandbox, params.why, jitter, now, e);
+             }));
   }
   void do_gone(GoneParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
@@ -807,9 +829,11 @@ class MemoryIdleQueue final : public IdleQueue {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<IdleQueue>> make_idle_queue(asio::any_io_executor executor, IdleQueueOptions options) {
+absl::StatusOr<std::unique_ptr<IdleQueue>> make_idle_queue(asio::any_io_executor executor,
+                                                           IdleQueueOptions options) {
   if (!executor) return absl::InvalidArgumentError("memory::make_idle_queue: executor is empty");
-  if (options.shards == 0) return absl::InvalidArgumentError("memory::make_idle_queue: shards is 0; at least 1");
+  if (options.shards == 0)
+    return absl::InvalidArgumentError("memory::make_idle_queue: shards is 0; at least 1");
   if (options.max_functions == 0) {
     return absl::InvalidArgumentError("memory::make_idle_queue: max_functions is 0; at least 1");
   }

@@ -14,7 +14,8 @@ namespace {
 // and a late completion finds that it is no longer the current one.
 class SteadyTimer final : public Timer {
  public:
-  explicit SteadyTimer(asio::any_io_executor executor) : state_(std::make_shared<State>(std::move(executor))) {}
+  explicit SteadyTimer(asio::any_io_executor executor)
+      : state_(std::make_shared<State>(std::move(executor))) {}
   // The owner may be on another thread than the executor, whose turn may hold a completion already.
   ~SteadyTimer() override {
     state_->dead.store(true, std::memory_order_release);

@@ -163,7 +163,8 @@ class ProcessFactory final : public SandboxFactory {
     if (options_.setup_timeout <= std::chrono::milliseconds::zero())
       return absl::InvalidArgumentError("setup_timeout must be positive");
     if (options_.runtime_dir.empty() || options_.runtime_dir[0] != '/')
-      return absl::InvalidArgumentError(absl::StrCat("runtime_dir: '", options_.runtime_dir, "' must be absolute"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("runtime_dir: '", options_.runtime_dir, "' must be absolute"));
     for (const std::string& path : options_.host_paths) {
       if (path.size() < 2 || path[0] != '/' || !stays_inside(path.substr(1)) || path.back() == '/')
         return absl::InvalidArgumentError(

@@ -123,9 +123,11 @@ void HostedSandbox::offer(const Offer& offer) {
   last_offer_ = offer.generation;
   offer_timer_.reset();
   OfferParams params{.function = function_->handle, .offer = offer};
-  if (std::optional<absl::Status> status = context_->parts.idle->try_offer(params)) return offered(offer, *status);
+  if (std::optional<absl::Status> status = context_->parts.idle->try_offer(params))
+    return offered(offer, *status);
   context_->parts.idle->async_offer(
-      std::move(params), asio::bind_executor(shard_.executor, [weak = weak_from_this(), offer](absl::Status status) {
+      std::move(params),
+      asio::bind_executor(shard_.executor, [weak = weak_from_this(), offer](absl::Status status) {
         if (auto self = weak.lock()) self->offered(offer, status);
       }));
 }
@@ -207,7 +209,8 @@ void HostedSandbox::on_call_end(CallResult result) {
   reply.status = std::move(result.status);
   reply.never_began = result.never_began;
   reply.payload = std::move(result.payload);
-  const bool refused_by_limit = absl::IsInvalidArgument(reply.status) && result.never_began && channel_->is_open();
+  const bool refused_by_limit =
+      absl::IsInvalidArgument(reply.status) && result.never_began && channel_->is_open();
   if (!reply.status.ok() && !refused_by_limit) {
     if (result.never_began) {
       destroy(reply.status);
@@ -299,8 +302,9 @@ void HostedSandbox::confirm_freeze() {
   if (seat_->frozen().value_or(false)) return machine_.freeze_confirmed();
   const TimePoint now = context_->now();
   if (now - freeze_asked_ > std::chrono::seconds(2) && confirm_wait_ < kMaxConfirm * 2) {
-    context_->emit(Severity::warning, "freezer.unconfirmed", function_->spec.name,
-                   absl::StrFormat("freeze %s: the kernel has not confirmed it after 2 s", to_string(sandbox().id)));
+    context_->emit(
+        Severity::warning, "freezer.unconfirmed", function_->spec.name,
+        absl::StrFormat("freeze %s: the kernel has not confirmed it after 2 s", to_string(sandbox().id)));
     confirm_wait_ = kMaxConfirm * 10;
   } else if (confirm_wait_ < kMaxConfirm) {
     confirm_wait_ = std::min<Duration>(confirm_wait_ * 2, kMaxConfirm);
@@ -310,7 +314,8 @@ void HostedSandbox::confirm_freeze() {
 
 void HostedSandbox::expire() {
   const TimePoint now = context_->now();
-  if (const TimePoint due = after(machine_.idle() ? machine_.idle_since() : now, function_->keep_alive); due > now) {
+  if (const TimePoint due = after(machine_.idle() ? machine_.idle_since() : now, function_->keep_alive);
+      due > now) {
     if (!machine_.ending()) set(Alarm::expire, due);
     return;
   }
@@ -410,7 +415,8 @@ void HostedSandbox::take_output(std::string_view bytes) {
   const std::size_t keep = context_->options.log_tail_bytes;
   if (log_tail_.size() > keep) log_tail_.erase(0, log_tail_.size() - keep);
   if (!context_->parts.logs) return;
-  const std::uint64_t room = context_->options.max_log_bytes - std::min<std::uint64_t>(context_->options.max_log_bytes, log_bytes_);
+  const std::uint64_t room =
+      context_->options.max_log_bytes - std::min<std::uint64_t>(context_->options.max_log_bytes, log_bytes_);
   const std::size_t taken = std::min<std::size_t>(bytes.size(), room);
   lost_bytes_ += bytes.size() - taken;
   log_bytes_ += taken;
@@ -455,7 +461,9 @@ void HostedSandbox::destroy(absl::Status why) {
   }
 }
 
-void HostedSandbox::await_end() { set(Alarm::kill, after(context_->now(), unwatched_ ? kUnwatchedWait : kKillWait)); }
+void HostedSandbox::await_end() {
+  set(Alarm::kill, after(context_->now(), unwatched_ ? kUnwatchedWait : kKillWait));
+}
 
 void HostedSandbox::kill_given_up() {
   if (seat_) (void)seat_->kill();
@@ -479,10 +487,10 @@ void HostedSandbox::on_channel_closed(absl::Status why) {
 void HostedSandbox::watch_exit() {
   if (unwatched_) return await_end();
   pidfd_.async_wait(asio::posix::stream_descriptor::wait_read,
-                     [weak = weak_from_this()](const boost::system::error_code& error) {
-                       auto self = weak.lock();
-                       if (self && !error) self->on_exit();
-                     });
+                    [weak = weak_from_this()](const boost::system::error_code& error) {
+                      auto self = weak.lock();
+                      if (self && !error) self->on_exit();
+                    });
 }
 
 void HostedSandbox::on_exit() {
@@ -513,7 +521,8 @@ void HostedSandbox::on_exit() {
 
 std::string HostedSandbox::describe_death() const {
   if (seat_ && seat_->usage().oom_killed) {
-    return absl::StrFormat("%s (out of memory: the limit is %d bytes)", exit_, function_->spec.limits.memory_bytes);
+    return absl::StrFormat("%s (out of memory: the limit is %d bytes)", exit_,
+                           function_->spec.limits.memory_bytes);
   }
   return exit_;
 }
@@ -524,9 +533,10 @@ void HostedSandbox::finish_if_dead() {
   if (!start_error_.ok() || !was_offered()) {
     // Why a start failed is what its author needs most: how it ended, and its last words.
     const std::string words = log_tail_.empty() ? "" : absl::StrCat("; its output ends: ", log_tail_);
-    const std::string cause = start_error_.ok() ? "it ended before its hello" : std::string(start_error_.message());
-    start_error_ = absl::UnavailableError(absl::StrFormat("%s did not start: %s; %s%s", to_string(sandbox().id), cause,
-                                                          describe_death(), words));
+    const std::string cause =
+        start_error_.ok() ? "it ended before its hello" : std::string(start_error_.message());
+    start_error_ = absl::UnavailableError(absl::StrFormat(
+        "%s did not start: %s; %s%s", to_string(sandbox().id), cause, describe_death(), words));
   }
   note_lost_output();
   machine_.reaped();
@@ -541,7 +551,8 @@ void HostedSandbox::finish_if_dead() {
 
 void HostedSandbox::remove_seat() {
   auto home = shard_.executor;
-  asio::post(context_->executors.blocking, [self = shared_from_this(), seat = std::move(seat_), home]() mutable {
+  asio::post(context_->executors.blocking, [self = shared_from_this(), seat = std::move(seat_),
+                                            home]() mutable {
     absl::Status status = seat->remove();
     asio::post(home, [self = std::move(self), seat = std::move(seat), status = std::move(status)]() mutable {
       HostedSandbox& sandbox = *self;
@@ -557,7 +568,8 @@ void HostedSandbox::removed(std::unique_ptr<Seat> seat, const absl::Status& stat
     remove_wait_ = std::clamp<Duration>(remove_wait_ * 2, kFirstRemove, kMaxRemove);
     return set(Alarm::kill, after(now, remove_wait_));
   }
-  if (!status.ok()) context_->emit(Severity::error, "seat.not_removed", function_->spec.name, status.ToString());
+  if (!status.ok())
+    context_->emit(Severity::error, "seat.not_removed", function_->spec.name, status.ToString());
   asio::post(context_->executors.blocking, [seat = std::move(seat)] {});  // giving up a seat may block
   for (std::size_t i = 0; i < kAlarms; ++i) clear(static_cast<Alarm>(i));
   context_->parts.factory->released(sandbox().id);

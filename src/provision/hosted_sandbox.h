@@ -13,8 +13,8 @@
 
 #include "faaskit/provision/local_host.h"
 #include "faaskit/provision/sandbox_machine.h"
-#include "provision/shard_timers.h"
 #include "provision/seat_pool.h"
+#include "provision/shard_timers.h"
 
 namespace faaskit {
 
@@ -52,8 +52,8 @@ struct HostContext {
 
 class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
  public:
-  HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard, std::shared_ptr<const HostedFunction> function,
-                const Sandbox& sandbox, StartId start)
+  HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard,
+                std::shared_ptr<const HostedFunction> function, const Sandbox& sandbox, StartId start)
       : context_(std::move(context)),
         shard_(shard),
         function_(std::move(function)),
@@ -151,12 +151,12 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   UniqueFd unwatched_;  // the pidfd, if the loop could not take it: it is looked at from time to time
   std::optional<asio::posix::stream_descriptor> output_;
   std::optional<Running> running_;
-  absl::Status start_error_;      // why it never became ready
+  absl::Status start_error_;  // why it never became ready
   absl::Status end_reason_;
   std::optional<absl::Status> death_pending_;  // a dead call's answer, but for its cause
-  std::string exit_;              // how it ended; empty while it runs
-  std::string log_tail_;          // of the invocation, or of init and what comes late
-  std::uint64_t log_bytes_ = 0;   // given to the sink for the invocation, or since the last one
+  std::string exit_;                           // how it ended; empty while it runs
+  std::string log_tail_;                       // of the invocation, or of init and what comes late
+  std::uint64_t log_bytes_ = 0;                // given to the sink for the invocation, or since the last one
   std::uint64_t lost_bytes_ = 0;
   Duration freeze_wait_{};  // until a freeze that failed is tried again
   Duration confirm_wait_{};

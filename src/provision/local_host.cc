@@ -43,8 +43,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       auto shard = std::make_unique<HostShard>();
       shard->index = static_cast<ShardIndex>(i);
       shard->executor = executors.shards[i];
-      shard->timers = std::make_unique<ShardTimers>(parts.clock, shard->executor,
-                                                    [](HostedSandbox& sandbox, Alarm alarm) { sandbox.alarm(alarm); });
+      shard->timers = std::make_unique<ShardTimers>(
+          parts.clock, shard->executor, [](HostedSandbox& sandbox, Alarm alarm) { sandbox.alarm(alarm); });
       shards_.push_back(std::move(shard));
     }
     announce_timer_ = parts.clock->make_timer(control());
@@ -52,12 +52,14 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void begin() {
     seats->refill();
-    start_watch_ = parts.starts->serve(id_, control(), [weak = weak_from_this()](std::vector<StartRequest> starts) {
-      if (auto self = weak.lock()) self->arrived(std::move(starts));
-    });
-    notice_watch_ = parts.idle->watch_host(id_, control(), [weak = weak_from_this()](std::vector<HostNotice> notices) {
-      if (auto self = weak.lock()) self->noticed(notices);
-    });
+    start_watch_ =
+        parts.starts->serve(id_, control(), [weak = weak_from_this()](std::vector<StartRequest> starts) {
+          if (auto self = weak.lock()) self->arrived(std::move(starts));
+        });
+    notice_watch_ =
+        parts.idle->watch_host(id_, control(), [weak = weak_from_this()](std::vector<HostNotice> notices) {
+          if (auto self = weak.lock()) self->noticed(notices);
+        });
     asio::post(control(), [self = shared_from_this()] { self->arm_announce(); });
   }
 
@@ -66,7 +68,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   absl::Status deploy(HostedFunction function) {
     if (!function.handle) return absl::InvalidArgumentError("deploy: the function handle is empty");
-    if (function.keep_alive.count() <= 0) return absl::InvalidArgumentError("deploy: keep_alive must be positive");
+    if (function.keep_alive.count() <= 0)
+      return absl::InvalidArgumentError("deploy: keep_alive must be positive");
     if (absl::Status valid = validate_function_name(function.spec.name); !valid.ok()) return valid;
     if (absl::Status checked = parts.factory->check(function.spec); !checked.ok()) return checked;
     if (function.spec.minimum_isolation >= Isolation::process) {
@@ -80,8 +83,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     MutexLock lock(mutex_);
     auto& current = functions_[function.spec.name];
     if (current && current->spec.version > function.spec.version) {
-      return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current", function.spec.name,
-                                                function.spec.version, current->spec.version));
+      return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current",
+                                                function.spec.name, function.spec.version,
+                                                current->spec.version));
     }
     current = std::make_shared<const HostedFunction>(std::move(function));
     return absl::OkStatus();
@@ -105,15 +109,17 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) {
     HostShard& shard = *shards_[call.home_shard % shards_.size()];
     // On the home shard already: no hop, and the first send is made before this returns.
-    asio::dispatch(shard.executor, [self = shared_from_this(), &shard, call = std::move(call), home = std::move(home),
-                                    done = std::move(done)]() mutable {
-      auto known = call.sandbox.host == self->id_ ? shard.sandboxes.find(call.sandbox.number) : shard.sandboxes.end();
+    asio::dispatch(shard.executor, [self = shared_from_this(), &shard, call = std::move(call),
+                                    home = std::move(home), done = std::move(done)]() mutable {
+      auto known =
+          call.sandbox.host == self->id_ ? shard.sandboxes.find(call.sandbox.number) : shard.sandboxes.end();
       if (known == shard.sandboxes.end() || self->stopping_.load(std::memory_order_relaxed)) {
         HostReply reply;
         if (self->stopping_.load(std::memory_order_relaxed)) {
           reply.status = absl::CancelledError("call: this host is stopping");
         } else {
-          reply.status = absl::NotFoundError(absl::StrCat("call: no sandbox ", to_string(call.sandbox), " on this host"));
+          reply.status = absl::NotFoundError(
+              absl::StrCat("call: no sandbox ", to_string(call.sandbox), " on this host"));
           reply.never_began = true;
         }
         reply.payload = std::move(call.payload);
@@ -125,11 +131,12 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void stop(asio::any_io_executor home, Handler<absl::Status> done) {
     stopping_.store(true, std::memory_order_relaxed);
-    asio::post(control(), [self = shared_from_this(), home = std::move(home), done = std::move(done)]() mutable {
-      self->stoppers_.emplace_back(std::move(home), std::move(done));
-      if (!self->draining_) self->drain();
-      self->stopped_if_empty();
-    });
+    asio::post(control(),
+               [self = shared_from_this(), home = std::move(home), done = std::move(done)]() mutable {
+                 self->stoppers_.emplace_back(std::move(home), std::move(done));
+                 if (!self->draining_) self->drain();
+                 self->stopped_if_empty();
+               });
   }
 
   // REQUIRES: stop() has completed, or no executor runs any more.
@@ -181,7 +188,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void was_reaped(SandboxPtr sandbox, absl::Status error) override {
     HostShard& shard = *shards_[sandbox->sandbox().home_shard % shards_.size()];
-    asio::post(shard.executor, [self = shared_from_this(), &shard, sandbox = std::move(sandbox), error]() mutable {
+    asio::post(shard.executor, [self = shared_from_this(), &shard, sandbox = std::move(sandbox),
+                                error]() mutable {
       shard.sandboxes.erase(sandbox->sandbox().id.number);
       asio::post(self->control(), [self, sandbox = std::move(sandbox), error = std::move(error)]() mutable {
         self->account(std::move(sandbox), std::move(error));
@@ -240,18 +248,21 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (unknown_.size() > kUnknownRemembered) unknown_.pop_front();
     emit(Severity::warning, "start.unknown_version", start.function,
          function != nullptr
-             ? absl::StrFormat("start %s: version %d is asked for, and this host knows version %d: deploy it here",
-                               to_string(start.id), start.version, function->spec.version)
-             : absl::StrFormat("start %s: version %d is asked for, and this host does not know the function: deploy it "
-                               "here",
-                               to_string(start.id), start.version));
+             ? absl::StrFormat(
+                   "start %s: version %d is asked for, and this host knows version %d: deploy it here",
+                   to_string(start.id), start.version, function->spec.version)
+             : absl::StrFormat(
+                   "start %s: version %d is asked for, and this host does not know the function: deploy it "
+                   "here",
+                   to_string(start.id), start.version));
   }
 
   void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
     ClaimParams params{.function = function->handle, .start = start.id, .sandbox = id};
     parts.idle->async_claim(
-        params, asio::bind_executor(control(), [self = shared_from_this(), start = std::move(start),
-                                                function = std::move(function), id](absl::Status status) mutable {
+        params,
+        asio::bind_executor(control(), [self = shared_from_this(), start = std::move(start),
+                                        function = std::move(function), id](absl::Status status) mutable {
           if (self->stopping_) {
             // Claimed, or perhaps (the answer is lost): nothing will come of it here.
             if (status.ok() || absl::IsUnavailable(status)) {
@@ -260,9 +271,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
           } else if (status.ok()) {
             return self->create(std::move(start), std::move(function), id);
           } else if (absl::IsUnavailable(status)) {
-            return self->later([self, start = std::move(start), function = std::move(function), id]() mutable {
-              self->claim(std::move(start), std::move(function), id);
-            });
+            return self->later([self, start = std::move(start), function = std::move(function),
+                                id]() mutable { self->claim(std::move(start), std::move(function), id); });
           }
           self->starts_.dropped(start.id);
           self->pump();
@@ -273,35 +283,38 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
     HostShard& shard = *shards_[next_shard_++ % shards_.size()];
     const Sandbox descriptor{.id = id, .version = start.version, .home_shard = shard.index};
-    auto sandbox = std::make_shared<HostedSandbox>(shared_from_this(), shard, std::move(function), descriptor, start.id);
+    auto sandbox =
+        std::make_shared<HostedSandbox>(shared_from_this(), shard, std::move(function), descriptor, start.id);
     {
       MutexLock lock(mutex_);
       registry_.emplace(id.number, sandbox);
     }
-    asio::post(executors.blocking, [self = shared_from_this(), &shard, sandbox = std::move(sandbox)]() mutable {
-      const FunctionSpec& spec = sandbox->function().spec;
-      absl::StatusOr<std::unique_ptr<Seat>> seat = self->seats->take(spec.limits);
-      absl::StatusOr<SandboxHandles> handles = seat.ok() ? absl::StatusOr<SandboxHandles>(absl::UnknownError(""))
-                                                         : absl::StatusOr<SandboxHandles>(seat.status());
-      if (seat.ok()) {
-        handles = self->parts.factory->create(
-            {.spec = &spec, .origin = Origin::fresh, .id = sandbox->sandbox().id, .seat = seat->get()});
-      }
-      if (!handles.ok()) {
-        if (seat.ok()) SeatPool::discard(*std::move(seat));
-        self->parts.factory->released(sandbox->sandbox().id);
-        asio::post(shard.executor, [sandbox = std::move(sandbox), why = handles.status()]() mutable {
-          sandbox->not_born(std::move(why));
+    asio::post(
+        executors.blocking, [self = shared_from_this(), &shard, sandbox = std::move(sandbox)]() mutable {
+          const FunctionSpec& spec = sandbox->function().spec;
+          absl::StatusOr<std::unique_ptr<Seat>> seat = self->seats->take(spec.limits);
+          absl::StatusOr<SandboxHandles> handles =
+              seat.ok() ? absl::StatusOr<SandboxHandles>(absl::UnknownError(""))
+                        : absl::StatusOr<SandboxHandles>(seat.status());
+          if (seat.ok()) {
+            handles = self->parts.factory->create(
+                {.spec = &spec, .origin = Origin::fresh, .id = sandbox->sandbox().id, .seat = seat->get()});
+          }
+          if (!handles.ok()) {
+            if (seat.ok()) SeatPool::discard(*std::move(seat));
+            self->parts.factory->released(sandbox->sandbox().id);
+            asio::post(shard.executor, [sandbox = std::move(sandbox), why = handles.status()]() mutable {
+              sandbox->not_born(std::move(why));
+            });
+            return;
+          }
+          asio::post(shard.executor, [self, &shard, sandbox = std::move(sandbox), seat = *std::move(seat),
+                                      handles = *std::move(handles)]() mutable {
+            shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
+            if (self->stopping_) sandbox->destroy(absl::CancelledError("this host is stopping"));
+            sandbox->born(std::move(seat), std::move(handles));
+          });
         });
-        return;
-      }
-      asio::post(shard.executor, [self, &shard, sandbox = std::move(sandbox), seat = *std::move(seat),
-                                  handles = *std::move(handles)]() mutable {
-        shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
-        if (self->stopping_) sandbox->destroy(absl::CancelledError("this host is stopping"));
-        sandbox->born(std::move(seat), std::move(handles));
-      });
-    });
   }
 
   // The idle sandbox used least recently makes room, but none that `start` would only make again.
@@ -309,9 +322,11 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     SandboxPtr victim;
     for (const SandboxPtr& sandbox : all()) {
       const SandboxMachine::Published now = sandbox->published();
-      if (now.state != HostState::idle && now.state != HostState::freezing && now.state != HostState::frozen) continue;
+      if (now.state != HostState::idle && now.state != HostState::freezing && now.state != HostState::frozen)
+        continue;
       if (sandbox->evicted || sandbox->kept_at == now.generation) continue;
-      if (sandbox->function().spec.name == start.function && sandbox->sandbox().version == start.version) continue;
+      if (sandbox->function().spec.name == start.function && sandbox->sandbox().version == start.version)
+        continue;
       if (!victim || sandbox->idle_since() < victim->idle_since()) victim = sandbox;
     }
     if (!victim) return starts_.nothing_to_evict(start.function);
@@ -356,8 +371,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void report_failed(FunctionHandle function, StartId start, SandboxId id, absl::Status why) {
     StartFailedParams params{.function = function, .start = start, .sandbox = id, .why = why};
     parts.idle->async_start_failed(
-        std::move(params),
-        asio::bind_executor(control(), [self = shared_from_this(), function, start, id, why](absl::Status status) {
+        std::move(params), asio::bind_executor(control(), [self = shared_from_this(), function, start, id,
+                                                           why](absl::Status status) {
           if (absl::IsUnavailable(status)) {
             self->later([self, function, start, id, why] { self->report_failed(function, start, id, why); });
           }
@@ -365,9 +380,10 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   }
 
   void report_gone(GoneParams params) {
-    parts.idle->async_gone(params, asio::bind_executor(control(), [self = shared_from_this(), params](absl::Status status) {
-                             if (absl::IsUnavailable(status)) self->later([self, params] { self->report_gone(params); });
-                           }));
+    parts.idle->async_gone(
+        params, asio::bind_executor(control(), [self = shared_from_this(), params](absl::Status status) {
+          if (absl::IsUnavailable(status)) self->later([self, params] { self->report_gone(params); });
+        }));
   }
 
   // ---- what the queue asks, and what it is told
@@ -423,8 +439,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void announce(std::vector<AnnouncedSandbox> sandboxes) {
     AnnounceParams params{.host = id_, .sandboxes = std::move(sandboxes)};
     parts.idle->async_announce(
-        std::move(params),
-        asio::bind_executor(control(), [self = shared_from_this()](absl::StatusOr<std::vector<HeldSandbox>> held) {
+        std::move(params), asio::bind_executor(control(), [self = shared_from_this()](
+                                                              absl::StatusOr<std::vector<HeldSandbox>> held) {
           if (held.ok()) self->reconcile(*held);
         }));
   }
@@ -502,7 +518,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   std::atomic<bool> stopping_{false};
   std::atomic<bool> stopped_{false};
   mutable Mutex mutex_;
-  std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_ FAASKIT_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_
+      FAASKIT_GUARDED_BY(mutex_);
   absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
 
   // On the control thread.
@@ -542,8 +559,9 @@ class LocalHostImpl final : public LocalHost {
     std::future<std::optional<bool>> answer = promise.get_future();
     KernelCheck check;
     check.before = sandbox->view();
-    asio::post(sandbox->shard().executor,
-               [sandbox, promise = std::move(promise)]() mutable { promise.set_value(sandbox->kernel_frozen()); });
+    asio::post(sandbox->shard().executor, [sandbox, promise = std::move(promise)]() mutable {
+      promise.set_value(sandbox->kernel_frozen());
+    });
     if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) return std::nullopt;
     const std::optional<bool> frozen = answer.get();
     if (!frozen) return std::nullopt;
@@ -554,7 +572,8 @@ class LocalHostImpl final : public LocalHost {
 
   absl::Status destroy(SandboxId id) override {
     SandboxPtr sandbox = host_->find(id);
-    if (!sandbox) return absl::NotFoundError(absl::StrCat("destroy: no sandbox ", to_string(id), " on this host"));
+    if (!sandbox)
+      return absl::NotFoundError(absl::StrCat("destroy: no sandbox ", to_string(id), " on this host"));
     asio::post(sandbox->shard().executor,
                [sandbox] { sandbox->destroy(absl::CancelledError("destroyed by the host application")); });
     return absl::OkStatus();
@@ -576,18 +595,22 @@ class LocalHostImpl final : public LocalHost {
 absl::StatusOr<std::unique_ptr<LocalHost>> make_local_host(HostExecutors executors, LocalHostParts parts,
                                                            LocalHostOptions options) {
   if (executors.shards.empty() || !executors.blocking) {
-    return absl::InvalidArgumentError("make_local_host: at least one shard and a blocking executor are needed");
+    return absl::InvalidArgumentError(
+        "make_local_host: at least one shard and a blocking executor are needed");
   }
-  if (parts.idle == nullptr || parts.starts == nullptr || !parts.freezer || !parts.factory || !parts.channels) {
-    return absl::InvalidArgumentError("make_local_host: idle, starts, freezer, factory and channels must be given");
+  if (parts.idle == nullptr || parts.starts == nullptr || !parts.freezer || !parts.factory ||
+      !parts.channels) {
+    return absl::InvalidArgumentError(
+        "make_local_host: idle, starts, freezer, factory and channels must be given");
   }
   if (options.limits.max_sandboxes == 0 || options.limits.max_concurrent_starts == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("make_local_host: max_sandboxes %d, max_concurrent_starts %d: both must be at least 1",
-                        options.limits.max_sandboxes, options.limits.max_concurrent_starts));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "make_local_host: max_sandboxes %d, max_concurrent_starts %d: both must be at least 1",
+        options.limits.max_sandboxes, options.limits.max_concurrent_starts));
   }
   if (options.grace.count() < 0 || options.announce_period.count() <= 0) {
-    return absl::InvalidArgumentError("make_local_host: grace must not be negative, announce_period must be positive");
+    return absl::InvalidArgumentError(
+        "make_local_host: grace must not be negative, announce_period must be positive");
   }
   if (!parts.clock) parts.clock = make_steady_clock();
   auto host = std::make_shared<Host>(std::move(executors), std::move(parts), options);

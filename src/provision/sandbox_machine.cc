@@ -66,14 +66,16 @@ SandboxMachine::Admission SandboxMachine::admit(Token token, const LeaseId& leas
   // Refused tokens count as seen: the rightful holder of a later one must not meet an earlier one's call.
   highest_ = std::max(highest_, token);
   if (ending() || dirty_ || phase_ == Phase::starting) {
-    admission.status = absl::AbortedError(absl::StrFormat(
-        "admit %s on %s: the sandbox is %s", to_string(lease), to_string(sandbox_.id),
-        phase_ == Phase::busy ? "busy" : phase_ == Phase::starting ? "starting" : "ending"));
+    admission.status = absl::AbortedError(absl::StrFormat("admit %s on %s: the sandbox is %s",
+                                                          to_string(lease), to_string(sandbox_.id),
+                                                          phase_ == Phase::busy       ? "busy"
+                                                          : phase_ == Phase::starting ? "starting"
+                                                                                      : "ending"));
     return admission;
   }
   if (token <= seen) {
-    admission.status = absl::AbortedError(absl::StrFormat("admit %s on %s: token %d, but %d was seen", to_string(lease),
-                                                          to_string(sandbox_.id), token, seen));
+    admission.status = absl::AbortedError(absl::StrFormat(
+        "admit %s on %s: token %d, but %d was seen", to_string(lease), to_string(sandbox_.id), token, seen));
     return admission;
   }
   dirty_ = true;

@@ -24,8 +24,9 @@ namespace asio = boost::asio;
 
 class SeatPool : public std::enable_shared_from_this<SeatPool> {
  public:
-  SeatPool(asio::any_io_executor blocking, std::shared_ptr<Freezer> freezer, std::shared_ptr<SandboxFactory> factory,
-           std::shared_ptr<EventSink> events, std::uint64_t host, std::uint32_t target)
+  SeatPool(asio::any_io_executor blocking, std::shared_ptr<Freezer> freezer,
+           std::shared_ptr<SandboxFactory> factory, std::shared_ptr<EventSink> events, std::uint64_t host,
+           std::uint32_t target)
       : blocking_(std::move(blocking)),
         freezer_(std::move(freezer)),
         factory_(std::move(factory)),

@@ -7,7 +7,8 @@
 namespace faaskit {
 
 bool StartMachine::arrived(StartRequest start) {
-  if (queued_ >= limits_.max_queued || beginning_.contains(start.id) || !known_.insert(start.id).second) return false;
+  if (queued_ >= limits_.max_queued || beginning_.contains(start.id) || !known_.insert(start.id).second)
+    return false;
   ++queued_;
   std::string function = start.function;
   by_function_[std::move(function)].push_back(std::move(start));

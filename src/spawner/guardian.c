@@ -4,8 +4,8 @@
  * Arguments: "v2:DIR" and "v1f:DIR" (freezer) and "v1:DIR" are the instance's group in one hierarchy, each
  * holding one group per seat; "run:DIR" is its runtime directory, with files and empty directories. All
  * absolute.
- * Descriptor 4 is the line to the host, 5 the instance's lock, held until all is gone, 6 the host's pidfd, if any.
- * Exit status 0: nothing is left. 1: something would not go within the time. */
+ * Descriptor 4 is the line to the host, 5 the instance's lock, held until all is gone, 6 the host's pidfd, if
+ * any. Exit status 0: nothing is left. 1: something would not go within the time. */
 #include "protocol.h"
 #include "sys.h"
 

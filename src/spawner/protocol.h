@@ -28,11 +28,11 @@ enum SpawnerArg {
 };
 
 struct SpawnerCall {
-  uint64_t number;    /* of the system call */
+  uint64_t number; /* of the system call */
   uint64_t args[6];
-  uint8_t kinds[6];   /* SpawnerArg */
-  int8_t save;        /* slot that keeps the result; -1: none */
-  uint8_t tolerated;  /* errno that is no failure; 0: none */
+  uint8_t kinds[6];  /* SpawnerArg */
+  int8_t save;       /* slot that keeps the result; -1: none */
+  uint8_t tolerated; /* errno that is no failure; 0: none */
 };
 
 /* Followed by `calls` SpawnerCall and `data_bytes` bytes. Descriptors travel with the first byte. */

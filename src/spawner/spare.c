@@ -33,7 +33,8 @@ static int receive(unsigned char* to, size_t n, int take_fds) {
   while (n > 0) {
     _Alignas(8) unsigned char control[sizeof(struct control_header) + sizeof(int) * kSpawnerMaxFds];
     struct iovec part = {to, n};
-    struct message_header message = {0, 0, &part, 1, take_fds ? control : 0, take_fds ? sizeof control : 0, 0};
+    struct message_header message = {0, 0, &part, 1, take_fds ? control : 0, take_fds ? sizeof control : 0,
+                                     0};
     long got = SYS(__NR_recvmsg, kSpawnerControlFd, &message, kCmsgCloexec, 0);
     if (got == -kEINTR) continue;
     if (got <= 0) return 0;

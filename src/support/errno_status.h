@@ -14,35 +14,27 @@ inline absl::StatusCode errno_code(int err) {
   switch (err) {
     case EACCES:
     case EPERM:
-    case EROFS:
-      return absl::StatusCode::kPermissionDenied;
+    case EROFS: return absl::StatusCode::kPermissionDenied;
     case ENOENT:
-    case ESRCH:
-      return absl::StatusCode::kNotFound;
-    case EEXIST:
-      return absl::StatusCode::kAlreadyExists;
+    case ESRCH: return absl::StatusCode::kNotFound;
+    case EEXIST: return absl::StatusCode::kAlreadyExists;
     case EAGAIN:
     case EMFILE:
     case ENFILE:
     case ENOMEM:
     case ENOSPC:
-    case EDQUOT:
-      return absl::StatusCode::kResourceExhausted;
+    case EDQUOT: return absl::StatusCode::kResourceExhausted;
     case ECONNREFUSED:
     case ECONNRESET:
     case EPIPE:
-    case ENOTCONN:
-      return absl::StatusCode::kUnavailable;
+    case ENOTCONN: return absl::StatusCode::kUnavailable;
     case EINVAL:
-    case ENAMETOOLONG:
-      return absl::StatusCode::kInvalidArgument;
+    case ENAMETOOLONG: return absl::StatusCode::kInvalidArgument;
     case EBUSY:
     case ENODEV:
     case ENOSYS:
-    case EOPNOTSUPP:
-      return absl::StatusCode::kFailedPrecondition;
-    default:
-      return absl::StatusCode::kInternal;
+    case EOPNOTSUPP: return absl::StatusCode::kFailedPrecondition;
+    default: return absl::StatusCode::kInternal;
   }
 }
 

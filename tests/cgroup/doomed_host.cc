@@ -14,10 +14,10 @@ int main(int argc, char** argv) {
   using namespace faaskit;
   if (argc != 4) return 2;
   const std::string choice = argv[3];
-  auto freezer = cgroup::make_freezer(
-      {.instance = argv[2],
-       .choice = choice == "v1" ? cgroup::Choice::cgroup_v1 : cgroup::Choice::cgroup_v2,
-       .runtime_dir = argv[1]});
+  auto freezer =
+      cgroup::make_freezer({.instance = argv[2],
+                            .choice = choice == "v1" ? cgroup::Choice::cgroup_v1 : cgroup::Choice::cgroup_v2,
+                            .runtime_dir = argv[1]});
   if (!freezer.ok()) {
     std::fprintf(stderr, "%s\n", freezer.status().ToString().c_str());
     return 1;

@@ -40,8 +40,12 @@ void check_freeze_and_thaw(Choice choice, FreezerKind kind) {
   CHECK(std::filesystem::is_empty(dir.path()));
 }
 
-TEST_CASE("v2 freezes and thaws, and says so", "[cgroup]") { check_freeze_and_thaw(Choice::cgroup_v2, FreezerKind::cgroup_v2); }
-TEST_CASE("v1 freezes and thaws, and says so", "[cgroup]") { check_freeze_and_thaw(Choice::cgroup_v1, FreezerKind::cgroup_v1); }
+TEST_CASE("v2 freezes and thaws, and says so", "[cgroup]") {
+  check_freeze_and_thaw(Choice::cgroup_v2, FreezerKind::cgroup_v2);
+}
+TEST_CASE("v1 freezes and thaws, and says so", "[cgroup]") {
+  check_freeze_and_thaw(Choice::cgroup_v1, FreezerKind::cgroup_v1);
+}
 TEST_CASE("stop signals freeze and thaw, and say so", "[cgroup]") {
   check_freeze_and_thaw(Choice::stop_signals, FreezerKind::stop_signals);
 }
@@ -63,9 +67,15 @@ void check_frozen_dies(Choice choice) {
   }
 }
 
-TEST_CASE("a frozen sandbox that is destroyed is gone within 100 ms on v2", "[cgroup]") { check_frozen_dies(Choice::cgroup_v2); }
-TEST_CASE("a frozen sandbox that is destroyed is gone within 100 ms on v1", "[cgroup]") { check_frozen_dies(Choice::cgroup_v1); }
-TEST_CASE("a stopped sandbox that is destroyed is gone within 100 ms", "[cgroup]") { check_frozen_dies(Choice::stop_signals); }
+TEST_CASE("a frozen sandbox that is destroyed is gone within 100 ms on v2", "[cgroup]") {
+  check_frozen_dies(Choice::cgroup_v2);
+}
+TEST_CASE("a frozen sandbox that is destroyed is gone within 100 ms on v1", "[cgroup]") {
+  check_frozen_dies(Choice::cgroup_v1);
+}
+TEST_CASE("a stopped sandbox that is destroyed is gone within 100 ms", "[cgroup]") {
+  check_frozen_dies(Choice::stop_signals);
+}
 
 TEST_CASE("a stranger's SIGKILL: a frozen sandbox dies at once on v2", "[cgroup]") {
   need(Choice::cgroup_v2);
@@ -110,7 +120,9 @@ TEST_CASE("limits are written where the sandbox will be, and can be replaced", "
   const std::string instance = unique_instance("lim");
   auto freezer = make(Choice::automatic, dir, instance);
   CHECK(freezer->limits_source() == "memory: cgroup v1, pids: cgroup v1, cpu: cgroup v1");
-  auto seat = freezer->prepare({.name = "sb-1", .limits = {.memory_bytes = 64 << 20, .pids = 7, .cpu_weight = 50}}).value();
+  auto seat =
+      freezer->prepare({.name = "sb-1", .limits = {.memory_bytes = 64 << 20, .pids = 7, .cpu_weight = 50}})
+          .value();
   const auto file = [&](const std::string& parent, const std::string& name) {
     return text_of(parent + "/faaskit-" + instance + "/sb-1/" + name);
   };
@@ -145,8 +157,11 @@ TEST_CASE("memory over the limit is answered by the OOM killer, and the seat say
   auto freezer = make(Choice::automatic, dir, unique_instance("oom"));
   auto seat = freezer->prepare({.name = "sb-1", .limits = {.memory_bytes = 16 << 20}}).value();
   // It stops itself, so that it grows only after it was adopted.
-  auto child = sleeper(*seat, {"/bin/sh", "-c", "kill -STOP $$; exec dd if=/dev/zero of=/dev/null bs=64M count=1"});
-  REQUIRE(eventually([&] { return text_of("/proc/" + std::to_string(child.pid) + "/stat").find(") T ") != std::string::npos; }));
+  auto child =
+      sleeper(*seat, {"/bin/sh", "-c", "kill -STOP $$; exec dd if=/dev/zero of=/dev/null bs=64M count=1"});
+  REQUIRE(eventually([&] {
+    return text_of("/proc/" + std::to_string(child.pid) + "/stat").find(") T ") != std::string::npos;
+  }));
   ::kill(child.pid, SIGCONT);
   int status = 0;
   CHECK(spawner::wait_and_reap(child.pidfd.get(), 5000, &status));
@@ -160,7 +175,8 @@ TEST_CASE("without cgroups: a freezer must be chosen, and stop signals work", "[
   const ProbeOptions nowhere{"/nonexistent", "/nonexistent"};
   const std::string instance = unique_instance("none");
   for (const Choice choice : {Choice::automatic, Choice::cgroup_v1, Choice::cgroup_v2}) {
-    auto refused = make_freezer({.instance = instance, .choice = choice, .runtime_dir = dir.path(), .probe = nowhere});
+    auto refused =
+        make_freezer({.instance = instance, .choice = choice, .runtime_dir = dir.path(), .probe = nowhere});
     CHECK(absl::IsFailedPrecondition(refused.status()));
   }
   auto freezer = make_freezer(
@@ -186,7 +202,8 @@ TEST_CASE("a seat holds one descriptor once its sandbox is born", "[cgroup]") {
   RuntimeDir dir;
   auto freezer = make(Choice::automatic, dir, unique_instance("fds"));
   const auto open_fds = [] {
-    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
+                         std::filesystem::directory_iterator());
   };
   const auto before = open_fds();
   auto seat = freezer->prepare({.name = "sb-1"}).value();
@@ -251,7 +268,8 @@ TEST_CASE("who may make no groups can still choose stop signals or none", "[cgro
   RuntimeDir dir;
   REQUIRE(::chown(dir.path().c_str(), 65534, 65534) == 0);
   Nobody nobody;
-  auto refused = make_freezer({.instance = unique_instance("nob"), .choice = Choice::cgroup_v2, .runtime_dir = dir.path()});
+  auto refused = make_freezer(
+      {.instance = unique_instance("nob"), .choice = Choice::cgroup_v2, .runtime_dir = dir.path()});
   CHECK_FALSE(refused.ok());
   for (const Choice choice : {Choice::stop_signals, Choice::none}) {
     auto events = std::make_shared<RecordedEvents>();
@@ -267,7 +285,8 @@ TEST_CASE("who may make no groups can still choose stop signals or none", "[cgro
     CHECK(seat->cgroup_v2_fd() == -1);
     auto child = sleeper(*seat);
     CHECK(seat->freeze().ok());
-    if (choice == Choice::stop_signals) CHECK(eventually([&] { return seat->frozen() == std::optional<bool>(true); }));
+    if (choice == Choice::stop_signals)
+      CHECK(eventually([&] { return seat->frozen() == std::optional<bool>(true); }));
     CHECK(seat->kill().ok());
     CHECK(spawner::wait_and_reap(child.pidfd.get(), 1000));
     CHECK(seat->remove().ok());
@@ -278,11 +297,13 @@ TEST_CASE("who may make no groups can still choose stop signals or none", "[cgro
 TEST_CASE("limits that are missing are said to be", "[cgroup]") {
   need(Choice::cgroup_v2);
   const Layout layout = probe();
-  if (layout.v1_memory.empty() || layout.v1_pids.empty()) FAASKIT_SKIP("memory and pids are not v1 controllers here");
+  if (layout.v1_memory.empty() || layout.v1_pids.empty())
+    FAASKIT_SKIP("memory and pids are not v1 controllers here");
   RuntimeDir dir;
   CHECK(make(Choice::automatic, dir, unique_instance("all"))->missing_limits().empty());
   // The same machine, without its v1 hierarchies: v2 has no controller to give.
-  std::ofstream(dir.path() + "/mounts") << "41 31 0:38 / " << layout.v2_mount << " rw,relatime - cgroup2 cgroup2 rw\n";
+  std::ofstream(dir.path() + "/mounts")
+      << "41 31 0:38 / " << layout.v2_mount << " rw,relatime - cgroup2 cgroup2 rw\n";
   auto events = std::make_shared<RecordedEvents>();
   auto freezer = make_freezer({.instance = unique_instance("mis"),
                                .events = events,

@@ -46,7 +46,9 @@ struct DoomedHost {
     for (const pid_t child : children) {
       // Orphans are reaped by whoever inherited them; a zombie is as good as gone.
       const std::string stat = text_of("/proc/" + std::to_string(child) + "/stat");
-      if (!stat.empty() && stat.find(") Z ") == std::string::npos && stat.find("(sleep)") != std::string::npos) return false;
+      if (!stat.empty() && stat.find(") Z ") == std::string::npos &&
+          stat.find("(sleep)") != std::string::npos)
+        return false;
     }
     return true;
   }
@@ -123,11 +125,16 @@ void check_sweep(const std::string& choice) {
   CHECK(std::filesystem::exists(dir.path() + "/" + live + "/lock"));
   CHECK(std::filesystem::exists(dir.path() + "/stranger/file"));
   sibling.kill();
-  CHECK(eventually([&] { return groups_of(live).empty() && !std::filesystem::exists(dir.path() + "/" + live); }));
+  CHECK(eventually(
+      [&] { return groups_of(live).empty() && !std::filesystem::exists(dir.path() + "/" + live); }));
 }
 
-TEST_CASE("the sweep removes a dead instance and spares a live one, on v2", "[cgroup][guardian]") { check_sweep("v2"); }
-TEST_CASE("the sweep removes a dead instance and spares a live one, on v1", "[cgroup][guardian]") { check_sweep("v1"); }
+TEST_CASE("the sweep removes a dead instance and spares a live one, on v2", "[cgroup][guardian]") {
+  check_sweep("v2");
+}
+TEST_CASE("the sweep removes a dead instance and spares a live one, on v1", "[cgroup][guardian]") {
+  check_sweep("v1");
+}
 
 TEST_CASE("a name may be used again at once after its host was killed", "[cgroup][guardian]") {
   need(Choice::automatic);
@@ -174,7 +181,8 @@ TEST_CASE("a runtime directory that others may write is refused", "[cgroup][guar
   need_root();
   RuntimeDir dir;
   REQUIRE(::chmod(dir.path().c_str(), 0777) == 0);
-  CHECK(absl::IsFailedPrecondition(make_freezer({.instance = unique_instance("perm"), .runtime_dir = dir.path()}).status()));
+  CHECK(absl::IsFailedPrecondition(
+      make_freezer({.instance = unique_instance("perm"), .runtime_dir = dir.path()}).status()));
 }
 
 TEST_CASE("a namesake with a runtime directory of its own is refused and left alone", "[cgroup][guardian]") {
@@ -206,8 +214,8 @@ TEST_CASE("a record that names another's group takes nothing from it", "[cgroup]
   const std::string stale = other.path() + "/" + instance;
   std::filesystem::create_directory(stale);
   std::ofstream(stale + "/lock") << "";
-  std::ofstream(stale + "/groups") << "try:" << probe().v2 << "/faaskit-" << instance << " 0\nv2:" << probe().v2
-                                   << "/faaskit-" << instance << " 1\n";
+  std::ofstream(stale + "/groups") << "try:" << probe().v2 << "/faaskit-" << instance
+                                   << " 0\nv2:" << probe().v2 << "/faaskit-" << instance << " 1\n";
   absl::StatusOr<SweepReport> report = sweep(other.path());
   REQUIRE(report.ok());
   CHECK(report->removed == 1);
@@ -223,7 +231,8 @@ TEST_CASE("a relative runtime directory is refused", "[cgroup][guardian]") {
   std::filesystem::current_path(dir.path());
   for (const std::string path : {"", "run", "./run", "../run"}) {
     CHECK(absl::IsInvalidArgument(
-        make_freezer({.instance = unique_instance("rel"), .choice = Choice::none, .runtime_dir = path}).status()));
+        make_freezer({.instance = unique_instance("rel"), .choice = Choice::none, .runtime_dir = path})
+            .status()));
     CHECK(absl::IsInvalidArgument(sweep(path).status()));
   }
   CHECK(std::filesystem::is_empty(dir.path()));
@@ -245,7 +254,8 @@ TEST_CASE("a guardian that was killed is replaced before the next sandbox", "[cg
   RuntimeDir dir;
   auto events = std::make_shared<RecordedEvents>();
   auto freezer =
-      make_freezer({.instance = unique_instance("again"), .events = events, .runtime_dir = dir.path()}).value();
+      make_freezer({.instance = unique_instance("again"), .events = events, .runtime_dir = dir.path()})
+          .value();
   const pid_t first = guardian_of(::getpid());
   REQUIRE(first > 1);
   CHECK(freezer->prepare({.name = "sb-0"}).ok());
@@ -295,7 +305,8 @@ TEST_CASE("what would not go is told, whoever reaped the guardian", "[cgroup][gu
   ::signal(SIGCHLD, SIG_DFL);
 }
 
-TEST_CASE("mounts are found below a directory with blanks, links and slashes in its name", "[cgroup][guardian]") {
+TEST_CASE("mounts are found below a directory with blanks, links and slashes in its name",
+          "[cgroup][guardian]") {
   need(Choice::cgroup_v2);
   RuntimeDir parent;
   const std::string place = parent.path() + "/with blank";

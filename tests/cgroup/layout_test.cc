@@ -66,7 +66,8 @@ TEST_CASE("groups are made in the process's own group, where it can be seen", "[
 }
 
 // A hierarchy of plain files. Where `holds_processes`, enabling a controller is refused, as the kernel does.
-void fake_group(const std::string& path, const std::string& available, const std::string& enabled, bool holds_processes) {
+void fake_group(const std::string& path, const std::string& available, const std::string& enabled,
+                bool holds_processes) {
   std::filesystem::create_directories(path);
   std::ofstream(path + "/cgroup.procs") << "";
   std::ofstream(path + "/cgroup.controllers") << available << "\n";

@@ -63,11 +63,15 @@ class Nobody {
 
 struct RecordedEvents final : EventSink {
   void emit(Event event) override { names.emplace_back(event.name); }
-  bool has(const std::string& name) const { return std::find(names.begin(), names.end(), name) != names.end(); }
+  bool has(const std::string& name) const {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
   std::vector<std::string> names;
 };
 
-inline std::string unique_instance(const std::string& tag) { return "t-" + tag + "-" + std::to_string(::getpid()); }
+inline std::string unique_instance(const std::string& tag) {
+  return "t-" + tag + "-" + std::to_string(::getpid());
+}
 
 inline void need_root() {
   if (::geteuid() != 0) FAASKIT_SKIP("needs root");
@@ -76,7 +80,8 @@ inline void need(Choice choice) {
   need_root();
   const Layout layout = probe();
   if (choice == Choice::cgroup_v2 && layout.v2.empty()) FAASKIT_SKIP("no cgroup v2 on this machine");
-  if (choice == Choice::cgroup_v1 && layout.v1_freezer.empty()) FAASKIT_SKIP("no cgroup v1 freezer on this machine");
+  if (choice == Choice::cgroup_v1 && layout.v1_freezer.empty())
+    FAASKIT_SKIP("no cgroup v1 freezer on this machine");
 }
 
 // `sleep`, born into the seat as a sandbox would be.
@@ -100,7 +105,8 @@ inline spawner::Child sleeper(Seat& seat, std::vector<std::string> argv = {"/bin
 inline std::vector<std::string> groups_of(const std::string& instance) {
   const Layout layout = probe();
   std::vector<std::string> found;
-  for (const std::string& parent : {layout.v2, layout.v1_freezer, layout.v1_memory, layout.v1_pids, layout.v1_cpu}) {
+  for (const std::string& parent :
+       {layout.v2, layout.v1_freezer, layout.v1_memory, layout.v1_pids, layout.v1_cpu}) {
     const std::string path = parent + "/faaskit-" + instance;
     if (!parent.empty() && std::filesystem::exists(path)) found.push_back(path);
   }

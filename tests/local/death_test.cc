@@ -120,7 +120,8 @@ TEST_CASE("a call past its deadline is answered then, and its sandbox never serv
   CHECK(next.sandbox != id);
 }
 
-TEST_CASE("a function that ends its own process in a call: its exit status reaches the caller", "[local][death]") {
+TEST_CASE("a function that ends its own process in a call: its exit status reaches the caller",
+          "[local][death]") {
   Stage stage;
   stage.deploy({.name = "f"});
   InvocationResult result = stage.invoke("f", "exit 7");
@@ -137,10 +138,12 @@ TEST_CASE("the memory limit kills, and the caller is told that it was that", "[l
   CHECK_THAT(std::string(result.status.message()), ContainsSubstring("out of memory"));
 }
 
-TEST_CASE("init that fails: every waiter is answered, with exit status and the end of stderr", "[local][death]") {
+TEST_CASE("init that fails: every waiter is answered, with exit status and the end of stderr",
+          "[local][death]") {
   Stage stage;
-  stage.deploy({.name = "f", .caps = {.max_sandboxes = 4, .max_starts = 4}, .retry = {.budget = 2, .backoff = 10ms}},
-               "import os\nos.write(2, b'cannot find the widget\\n')\nos._exit(3)\n");
+  stage.deploy(
+      {.name = "f", .caps = {.max_sandboxes = 4, .max_starts = 4}, .retry = {.budget = 2, .backoff = 10ms}},
+      "import os\nos.write(2, b'cannot find the widget\\n')\nos._exit(3)\n");
   std::vector<std::future<InvocationResult>> calls;
   for (int i = 0; i < 4; ++i) calls.push_back(stage.start("f", "echo x", 15s));
   for (auto& call : calls) {
@@ -157,7 +160,8 @@ TEST_CASE("init that fails: every waiter is answered, with exit status and the e
   CHECK(stage.invoke("f", "echo mended").text() == "mended");
 }
 
-TEST_CASE("starting sandboxes are killed: the calls that wait for them are served all the same", "[local][death]") {
+TEST_CASE("starting sandboxes are killed: the calls that wait for them are served all the same",
+          "[local][death]") {
   Stage stage;
   stage.deploy({.name = "f"}, std::string("import time\ntime.sleep(0.5)\n") + kCommands);
   std::future<InvocationResult> call = stage.start("f", "echo survived");

@@ -46,9 +46,11 @@ struct Composition {
     options.announce_period = 200ms;
     host = make_local_host(executors, parts, options).value();
     slots = memory::make_slot_directory({host->id()}).value();
-    invoker = make_invoker(executors, {.idle = idle.get(), .starts = starts.get(), .slots = slots.get(), .host = host.get()},
-                           {.repair_period = 100ms})
-                  .value();
+    invoker =
+        make_invoker(executors,
+                     {.idle = idle.get(), .starts = starts.get(), .slots = slots.get(), .host = host.get()},
+                     {.repair_period = 100ms})
+            .value();
   }
   ~Composition() {
     idle->disturb(0, {});
@@ -134,7 +136,8 @@ TEST_CASE("requests and replies are lost, doubled and late: each call has one an
   CHECK(eventually(healed, 20s));
   const QueueStats stats = made.idle->stats(function);
   INFO("idle " << stats.idle << " leased " << stats.leased << " disputed " << stats.disputed << " retiring "
-               << stats.retiring << " starts " << stats.starts_in_flight << " host " << made.host->sandboxes().size());
+               << stats.retiring << " starts " << stats.starts_in_flight << " host "
+               << made.host->sandboxes().size());
   CHECK(healed());
   CHECK(stats.live() <= 4);
 }

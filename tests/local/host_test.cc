@@ -51,10 +51,12 @@ TEST_CASE("a host that is given up without a stop leaves no process", "[local][h
     const FunctionHandle function = idle->resolve("f").value();
     HostedFunction hosted;
     hosted.handle = function;
-    hosted.spec = {.name = "f", .version = 1, .code_path = folder.write("f.py", kCommands), .handler = "f:handler"};
+    hosted.spec = {
+        .name = "f", .version = 1, .code_path = folder.write("f.py", kCommands), .handler = "f:handler"};
     REQUIRE(host->deploy(std::move(hosted)).ToString() == "OK");
     std::thread thread([&] { loop.run(); });
-    REQUIRE(idle->async_define({.function = function, .config = {.version = 1}}, asio::use_future).get().ok());
+    REQUIRE(
+        idle->async_define({.function = function, .config = {.version = 1}}, asio::use_future).get().ok());
     // The queue's watchers are whoever carries starts; here that is this test.
     auto watch = idle->watch_starts(7, loop.get_executor(), [&](std::vector<StartRequest> admitted) {
       for (StartRequest& start : admitted) {

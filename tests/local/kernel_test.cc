@@ -77,8 +77,8 @@ Counts compare_under_load(local::FreezerChoice freezer, FreezePolicy policy) {
   stop = true;
   for (std::thread& caller : callers) caller.join();
   CHECK(failed == 0);
-  std::printf("compared %d (frozen %d, busy %d): frozen but running %d, busy but frozen %d\n", counts.compared,
-              counts.frozen, counts.busy, counts.frozen_but_running, counts.busy_but_frozen);
+  std::printf("compared %d (frozen %d, busy %d): frozen but running %d, busy but frozen %d\n",
+              counts.compared, counts.frozen, counts.busy, counts.frozen_but_running, counts.busy_but_frozen);
   return counts;
 }
 

@@ -140,10 +140,10 @@ TEST_CASE("a call that waits can be cancelled; it takes nothing with it", "[loca
   asio::post(caller, [&] {
     stage.platform->async_invoke(
         "f", {}, {},
-        asio::bind_cancellation_slot(
-            signal.slot(), asio::bind_executor(caller.get_executor(), [&](InvocationResult result) {
-              promise.set_value(std::move(result));
-            })));
+        asio::bind_cancellation_slot(signal.slot(),
+                                     asio::bind_executor(caller.get_executor(), [&](InvocationResult result) {
+                                       promise.set_value(std::move(result));
+                                     })));
   });
   REQUIRE(eventually([&] { return stage.platform->stats("f").waiters == 1; }));
   asio::post(caller, [&] { signal.emit(asio::cancellation_type::total); });
@@ -223,9 +223,9 @@ TEST_CASE("what is asked wrongly is answered with what is wrong", "[local]") {
   CHECK(absl::IsNotFound(
       stage.platform->deploy({.name = "f", .code_path = "/nonexistent/x.py", .handler = "x:handler"})));
   const std::string file = stage.folder.write("g.py", kCommands);
-  CHECK(absl::IsInvalidArgument(stage.platform->deploy({.name = "g", .runtime = "cobol", .code_path = file})));
-  CHECK(absl::IsInvalidArgument(
-      local::make_platform({.shards = 0}).status()));
+  CHECK(
+      absl::IsInvalidArgument(stage.platform->deploy({.name = "g", .runtime = "cobol", .code_path = file})));
+  CHECK(absl::IsInvalidArgument(local::make_platform({.shards = 0}).status()));
   local::PlatformOptions bad;
   bad.instance = "../escape";
   CHECK(absl::IsInvalidArgument(local::make_platform(bad).status()));
@@ -266,8 +266,8 @@ TEST_CASE("a redeploy that is refused leaves the version that works as it is", "
       {.name = "f", .code_path = file, .handler = "worse:handler", .caps = {.max_sandboxes = 0}})));
   CHECK(absl::IsInvalidArgument(stage.platform->deploy(
       {.name = "f", .code_path = file, .handler = "worse:handler", .retry = {.budget = 0}})));
-  CHECK(absl::IsNotFound(
-      stage.platform->deploy({.name = "f", .code_path = "/nonexistent.py", .handler = "nonexistent:handler"})));
+  CHECK(absl::IsNotFound(stage.platform->deploy(
+      {.name = "f", .code_path = "/nonexistent.py", .handler = "nonexistent:handler"})));
   CHECK(stage.invoke("f", "echo fine").text() == "fine");
 }
 

@@ -153,10 +153,10 @@ TEST_CASE("memory idle queue: it is destroyed while its timer fires", "[memory]"
   };
   std::vector<absl::StatusCode> told;
   for (std::uint64_t i = 1; i <= 2; ++i) {
-    stage.queue->async_acquire(
-        stage.call(i), asio::bind_executor(Interrupted{&io, &destroy}, [&](const absl::StatusOr<Lease>& answer) {
-          told.push_back(answer.status().code());
-        }));
+    stage.queue->async_acquire(stage.call(i), asio::bind_executor(Interrupted{&io, &destroy},
+                                                                  [&](const absl::StatusOr<Lease>& answer) {
+                                                                    told.push_back(answer.status().code());
+                                                                  }));
   }
   stage.clock->advance(std::chrono::seconds(10));
   stage.poll();
@@ -192,21 +192,25 @@ TEST_CASE("memory idle queue: repair looks only where somebody waits or may have
   std::vector<FunctionHandle> functions;
   for (int i = 0; i < 1000; ++i) {
     functions.push_back(queue->resolve("f" + std::to_string(i)).value());
-    queue->async_define({.function = functions.back(), .config = {}}, [](const absl::Status& s) { CHECK(s.ok()); });
+    queue->async_define({.function = functions.back(), .config = {}},
+                        [](const absl::Status& s) { CHECK(s.ok()); });
   }
   const auto repair = [&] {
     RepairReport report;
     const std::size_t before = clock->asked;
-    queue->async_repair({.invoker = 1}, [&](absl::StatusOr<RepairReport> told) { report = *std::move(told); });
+    queue->async_repair({.invoker = 1},
+                        [&](absl::StatusOr<RepairReport> told) { report = *std::move(told); });
     io.restart();
     io.poll();
     return std::pair(clock->asked - before, report.waiters.size());
   };
   CHECK(repair() == std::pair<std::size_t, std::size_t>(0, 0));
-  queue->async_acquire({.function = functions[7], .request = {1, 1}, .deadline = clock->now() + std::chrono::hours(1)},
-                       [](const absl::StatusOr<Lease>& answer) { CHECK(absl::IsCancelled(answer.status())); });
+  queue->async_acquire(
+      {.function = functions[7], .request = {1, 1}, .deadline = clock->now() + std::chrono::hours(1)},
+      [](const absl::StatusOr<Lease>& answer) { CHECK(absl::IsCancelled(answer.status())); });
   CHECK(repair() == std::pair<std::size_t, std::size_t>(1, 1));
-  queue->async_cancel({.function = functions[7], .request = {1, 1}, .attempt = 1}, [](const absl::Status&) {});
+  queue->async_cancel({.function = functions[7], .request = {1, 1}, .attempt = 1},
+                      [](const absl::Status&) {});
   CHECK(repair() == std::pair<std::size_t, std::size_t>(1, 0));
   CHECK(repair() == std::pair<std::size_t, std::size_t>(0, 0));
 }

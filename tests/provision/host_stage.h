@@ -30,9 +30,9 @@ using namespace std::chrono_literals;
 // What the parts below do, and what was done to them.
 struct Script {
   int fail_freezes = 0;
-  int unreadable = 0;          // how often frozen() cannot say
-  bool removable = true;       // the groups of the dead
-  bool watchable = true;       // descriptors that the loop takes
+  int unreadable = 0;     // how often frozen() cannot say
+  bool removable = true;  // the groups of the dead
+  bool watchable = true;  // descriptors that the loop takes
   std::string missing_limits;
   int created = 0;
   int freezes = 0;
@@ -88,7 +88,9 @@ class FakeFreezer final : public Freezer {
   FreezerKind kind() const override { return FreezerKind::cgroup_v2; }
   std::string_view limits_source() const override { return "fake"; }
   std::string missing_limits() const override { return script_.missing_limits; }
-  absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec&) override { return std::make_unique<FakeSeat>(script_); }
+  absl::StatusOr<std::unique_ptr<Seat>> prepare(const SeatSpec&) override {
+    return std::make_unique<FakeSeat>(script_);
+  }
 
  private:
   Script& script_;
@@ -174,13 +176,15 @@ class SlowQueue final : public IdleQueueWrapper {
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     if (!hold_claims) return IdleQueueWrapper::do_claim(params, std::move(home), std::move(done));
     auto kept = std::make_shared<Handler<absl::Status>>(std::move(done));
-    held.push_back([this, params, home, kept] { IdleQueueWrapper::do_claim(params, home, std::move(*kept)); });
+    held.push_back(
+        [this, params, home, kept] { IdleQueueWrapper::do_claim(params, home, std::move(*kept)); });
   }
   void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     ++withdrawals;
     if (hold_withdrawals) {
       auto kept = std::make_shared<Handler<absl::Status>>(std::move(done));
-      held.push_back([home, kept] { complete<absl::Status>(home, std::move(*kept), absl::UnavailableError("lost")); });
+      held.push_back(
+          [home, kept] { complete<absl::Status>(home, std::move(*kept), absl::UnavailableError("lost")); });
     } else if (lose_withdrawals > 0) {
       --lose_withdrawals;
       complete<absl::Status>(home, std::move(done), absl::UnavailableError("lost"));
@@ -228,9 +232,11 @@ struct HostStage {
     options.parked_seats = 0;
     host = make_local_host(executors, std::move(parts), options).value();
     slots = memory::make_slot_directory({host->id()}).value();
-    invoker = make_invoker(
-                  executors,
-                  {.idle = idle.get(), .starts = starts.get(), .slots = slots.get(), .host = host.get(), .clock = clock})
+    invoker = make_invoker(executors, {.idle = idle.get(),
+                                       .starts = starts.get(),
+                                       .slots = slots.get(),
+                                       .host = host.get(),
+                                       .clock = clock})
                   .value();
     run();
   }
@@ -261,7 +267,8 @@ struct HostStage {
     hosted.spec = {.name = name, .version = 1};
     hosted.keep_alive = keep_alive;
     REQUIRE(host->deploy(std::move(hosted)).ToString() == "OK");
-    idle->async_define({.function = idle->resolve(name).value(), .config = {.version = 1}}, [](absl::Status) {});
+    idle->async_define({.function = idle->resolve(name).value(), .config = {.version = 1}},
+                       [](absl::Status) {});
     run();
   }
   // Its result arrives in `results`.
@@ -269,7 +276,8 @@ struct HostStage {
     Invocation invocation;
     invocation.function = idle->resolve(name).value();
     invocation.timeout = 60s;
-    invoker->async_invoke(std::move(invocation), asio::bind_executor(io.get_executor(), [this](InvocationResult result) {
+    invoker->async_invoke(std::move(invocation),
+                          asio::bind_executor(io.get_executor(), [this](InvocationResult result) {
                             results.push_back(std::move(result));
                           }));
     run();

@@ -4,7 +4,8 @@
 using namespace faaskit;
 using namespace faaskit::testing;
 
-TEST_CASE("at the host's cap a function's own warm sandbox is not evicted to make another", "[provision][host]") {
+TEST_CASE("at the host's cap a function's own warm sandbox is not evicted to make another",
+          "[provision][host]") {
   HostStage stage({.limits = {.max_sandboxes = 1}});
   stage.deploy("f");
   stage.call_and_answer("f");
@@ -54,7 +55,8 @@ TEST_CASE("a victim that dies while its withdrawal is lost is counted once", "[p
   CHECK(stage.results.back().ok());
 }
 
-TEST_CASE("descriptors that the loop refuses: the sandbox is ended, reaped and reported", "[provision][host]") {
+TEST_CASE("descriptors that the loop refuses: the sandbox is ended, reaped and reported",
+          "[provision][host]") {
   HostStage stage;
   stage.script.watchable = false;
   stage.deploy("f");
@@ -69,8 +71,9 @@ TEST_CASE("a start of what this host does not know is reported, once per start",
   HostStage stage;
   stage.deploy("f");
   const auto push = [&](std::uint64_t number, const std::string& function, Version version) {
-    PushParams params{.host = stage.host->id(),
-                      .start = {.id = {.nonce = 1, .number = number}, .function = function, .version = version}};
+    PushParams params{
+        .host = stage.host->id(),
+        .start = {.id = {.nonce = 1, .number = number}, .function = function, .version = version}};
     stage.starts->async_push(std::move(params), [](absl::Status) {});
     stage.run();
   };
@@ -86,7 +89,8 @@ TEST_CASE("a start of what this host does not know is reported, once per start",
 }
 
 TEST_CASE("the longest durations do not wrap", "[provision][host]") {
-  HostStage stage({.grace = std::chrono::milliseconds::max(), .announce_period = std::chrono::milliseconds::max()});
+  HostStage stage(
+      {.grace = std::chrono::milliseconds::max(), .announce_period = std::chrono::milliseconds::max()});
   stage.deploy("f", std::chrono::milliseconds::max());
   stage.call_and_answer("f");
   stage.advance(1h);
@@ -95,7 +99,8 @@ TEST_CASE("the longest durations do not wrap", "[provision][host]") {
   CHECK(stage.idle->announced.empty());
 }
 
-TEST_CASE("a claim that is granted after the stop began is given back, and the stop waits for it", "[provision][host]") {
+TEST_CASE("a claim that is granted after the stop began is given back, and the stop waits for it",
+          "[provision][host]") {
   HostStage stage;
   stage.deploy("f");
   stage.idle->hold_claims = true;

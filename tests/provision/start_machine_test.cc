@@ -101,8 +101,9 @@ TEST_CASE("an eviction that failed is tried again, none possible is not asked fo
   }
 }
 
-TEST_CASE("a start that may evict nothing does not stand before one that may, and the room made is that one's",
-          "[provision]") {
+TEST_CASE(
+    "a start that may evict nothing does not stand before one that may, and the room made is that one's",
+    "[provision]") {
   StartMachine machine({.max_sandboxes = 1, .max_concurrent_starts = 4});
   machine.arrived(start("a", 1));
   REQUIRE(machine.next().kind == Kind::begin);

@@ -30,7 +30,7 @@
 namespace faaskit::cgroup {
 
 enum class Choice : std::uint8_t {
-  automatic,     // cgroup_v2, else cgroup_v1; never anything weaker
+  automatic,  // cgroup_v2, else cgroup_v1; never anything weaker
   cgroup_v2,
   cgroup_v1,     // also on a machine with v2, which is then not used at all
   stop_signals,  // needs no group; those that can be made serve limits and clean-up

@@ -22,7 +22,7 @@ struct Layout {
   enum class Kind : std::uint8_t { none, v1, v2, hybrid };
   Kind kind = Kind::none;
   std::string v2;
-  std::string v2_mount;  // its top, as far as it can be seen
+  std::string v2_mount;                     // its top, as far as it can be seen
   std::vector<std::string> v2_controllers;  // available there, not necessarily enabled below
   std::string v1_freezer;
   std::string v1_memory;

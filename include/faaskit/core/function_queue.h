@@ -89,10 +89,10 @@ class FAASKIT_EXPORT FunctionQueue {
   };
 
   enum class AcquireOutcome : std::uint8_t {
-    leased,      // `record` is leased to the request; the waiter was not kept
-    queued,      // the waiter was kept; `superseded`, if any, is an older waiter of the same request
-    refused,     // `status`; the waiter was not kept
-    stale,       // a newer attempt is known; the waiter was not kept
+    leased,   // `record` is leased to the request; the waiter was not kept
+    queued,   // the waiter was kept; `superseded`, if any, is an older waiter of the same request
+    refused,  // `status`; the waiter was not kept
+    stale,    // a newer attempt is known; the waiter was not kept
   };
   struct AcquireResult {
     AcquireOutcome outcome = AcquireOutcome::refused;
@@ -133,7 +133,8 @@ class FAASKIT_EXPORT FunctionQueue {
   // OK: known now (or it was). kAborted: the sandbox must be destroyed and reported gone.
   absl::Status offer(const Offer& offer, TimePoint now, Effects& effects);
   // Ends the lease (token, lease) of `record`; false if it had ended before.
-  bool settle(Record& record, Token token, const LeaseId& lease, Outcome outcome, TimePoint now, Effects& effects);
+  bool settle(Record& record, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
+              Effects& effects);
   // settle() as reusable when nobody waits and it becomes idle; false, and nothing has happened, otherwise.
   bool release_idle(Record& record, Token token, const LeaseId& lease);
   bool settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
@@ -142,15 +143,15 @@ class FAASKIT_EXPORT FunctionQueue {
   absl::Status withdraw(const SandboxId& id);
   // What was to become `sandbox` is reaped: it is gone, too, if it was known by other ways.
   // `jitter` in [0, 1) is the caller's random number. kAborted: claimed by another sandbox.
-  absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why, double jitter,
-                            TimePoint now, Effects& effects);
+  absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
+                            double jitter, TimePoint now, Effects& effects);
   void gone(const SandboxId& id, TimePoint now, Effects& effects);
   void gone(const StartId& id, TimePoint now, Effects& effects);
 
   // `sandboxes`: those of this function on `host`. One of a claimed start is that start until it is
   // offered or has failed; one that is gone is nothing. Answers with what the engine held before.
-  std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes, TimePoint now,
-                                    Effects& effects);
+  std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes,
+                                    TimePoint now, Effects& effects);
   // The host is dead and its sandboxes with it: records go, claims are cleared, waiters are covered anew.
   void take_over(HostId dead, TimePoint now, Effects& effects);
   // No more grants of sandboxes on `host`; its idle ones retire.

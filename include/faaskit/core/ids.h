@@ -37,7 +37,9 @@ struct SandboxId {
   std::uint64_t number = 0;  // never reused within one incarnation of the host
   friend auto operator<=>(const SandboxId&, const SandboxId&) = default;
   template <typename H>
-  friend H AbslHashValue(H h, const SandboxId& id) { return H::combine(std::move(h), id.host, id.number); }
+  friend H AbslHashValue(H h, const SandboxId& id) {
+    return H::combine(std::move(h), id.host, id.number);
+  }
 };
 
 struct RequestId {
@@ -45,7 +47,9 @@ struct RequestId {
   std::uint64_t sequence = 0;
   friend auto operator<=>(const RequestId&, const RequestId&) = default;
   template <typename H>
-  friend H AbslHashValue(H h, const RequestId& id) { return H::combine(std::move(h), id.invoker, id.sequence); }
+  friend H AbslHashValue(H h, const RequestId& id) {
+    return H::combine(std::move(h), id.invoker, id.sequence);
+  }
 };
 
 // Every restart of a request raises the attempt, so that answers to an older one are recognised.
@@ -61,7 +65,9 @@ struct StartId {
   std::uint64_t number = 0;
   friend auto operator<=>(const StartId&, const StartId&) = default;
   template <typename H>
-  friend H AbslHashValue(H h, const StartId& id) { return H::combine(std::move(h), id.nonce, id.number); }
+  friend H AbslHashValue(H h, const StartId& id) {
+    return H::combine(std::move(h), id.nonce, id.number);
+  }
 };
 
 FAASKIT_EXPORT std::string to_string(const SandboxId& id);  // "sb-<host, hex>-<number>"

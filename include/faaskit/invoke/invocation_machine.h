@@ -33,7 +33,7 @@ class FAASKIT_EXPORT InvocationMachine {
   };
   // How a call ended, as the host says.
   struct CallEnd {
-    absl::Status status;       // of the host; OK means that the function ran to its end
+    absl::Status status;  // of the host; OK means that the function ran to its end
     bool never_began = false;
     bool clean = false;
   };

@@ -66,15 +66,13 @@ struct InvocationResult {
   bool cross_shard = false;
   std::uint32_t attempts = 1;
   RequestId request{};
-  std::chrono::nanoseconds wait{};   // until a sandbox was leased (of the last attempt), or the error
-  std::chrono::nanoseconds run{};    // in the sandbox
+  std::chrono::nanoseconds wait{};  // until a sandbox was leased (of the last attempt), or the error
+  std::chrono::nanoseconds run{};   // in the sandbox
   std::chrono::nanoseconds total{};
   std::string log_tail{};
 
   bool ok() const { return status.ok(); }
-  std::string_view text() const {
-    return {reinterpret_cast<const char*>(payload.data()), payload.size()};
-  }
+  std::string_view text() const { return {reinterpret_cast<const char*>(payload.data()), payload.size()}; }
 };
 
 struct InvokerOptions {
@@ -100,7 +98,8 @@ class FAASKIT_EXPORT Invoker {
   using executor_type = asio::any_io_executor;
   Invoker(const Invoker&) = delete;
   Invoker& operator=(const Invoker&) = delete;
-  // Invocations under way must have ended (see async_stop()). Destroy it on shard 0's thread, or when no shard runs.
+  // Invocations under way must have ended (see async_stop()). Destroy it on shard 0's thread, or when no
+  // shard runs.
   virtual ~Invoker() = default;
   virtual executor_type get_executor() const = 0;
   virtual InvokerId id() const = 0;
@@ -117,22 +116,27 @@ class FAASKIT_EXPORT Invoker {
   // Cancellation: every type but none, while the call waits; once it runs it runs to its end.
   template <asio::completion_token_for<void(InvocationResult)> Token>
   auto async_invoke(Invocation invocation, Token&& token) {
-    return initiate<InvocationResult>(this, &Invoker::do_invoke, std::move(invocation), std::forward<Token>(token));
+    return initiate<InvocationResult>(this, &Invoker::do_invoke, std::move(invocation),
+                                      std::forward<Token>(token));
   }
 
   // Blocking form. REQUIRES: not called on a thread that runs a shard; it would wait for itself.
-  InvocationResult invoke(Invocation invocation) { return async_invoke(std::move(invocation), asio::use_future).get(); }
+  InvocationResult invoke(Invocation invocation) {
+    return async_invoke(std::move(invocation), asio::use_future).get();
+  }
 
  protected:
   Invoker() = default;
 
  private:
-  virtual void do_invoke(Invocation invocation, asio::any_io_executor home, Handler<InvocationResult> done) = 0;
+  virtual void do_invoke(Invocation invocation, asio::any_io_executor home,
+                         Handler<InvocationResult> done) = 0;
   virtual void do_stop(StopParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
 };
 
 // kInvalidArgument: a missing part, no shards, or an option at fault.
-FAASKIT_EXPORT absl::StatusOr<std::unique_ptr<Invoker>> make_invoker(HostExecutors executors, InvokerParts parts,
+FAASKIT_EXPORT absl::StatusOr<std::unique_ptr<Invoker>> make_invoker(HostExecutors executors,
+                                                                     InvokerParts parts,
                                                                      InvokerOptions options = {});
 
 }  // namespace faaskit

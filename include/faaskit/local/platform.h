@@ -85,7 +85,8 @@ class FAASKIT_EXPORT Platform {
   virtual absl::Status deploy(Function function) = 0;
 
   // Runs one invocation and waits for its end. Errors are in the result's status.
-  virtual InvocationResult invoke(std::string_view function, std::string_view payload, InvokeOptions options = {}) = 0;
+  virtual InvocationResult invoke(std::string_view function, std::string_view payload,
+                                  InvokeOptions options = {}) = 0;
 
   // Completion signature: void(InvocationResult). See Invoker::async_invoke.
   template <asio::completion_token_for<void(InvocationResult)> Token>

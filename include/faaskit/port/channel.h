@@ -33,9 +33,9 @@ using Bytes = std::vector<std::byte>;
 
 struct ChannelLimits {
   std::size_t max_envelope_bytes = 64 << 10;      // Protobuf part of one frame; 16 to 64 KiB
-  std::size_t max_payload_bytes = 6 << 20;       // of a call
-  std::size_t max_reply_bytes = 6 << 20;         // head and bodies of one reply together
-  std::size_t max_frame_payload_bytes = 1 << 20; // of one frame; larger messages travel as several
+  std::size_t max_payload_bytes = 6 << 20;        // of a call
+  std::size_t max_reply_bytes = 6 << 20;          // head and bodies of one reply together
+  std::size_t max_frame_payload_bytes = 1 << 20;  // of one frame; larger messages travel as several
   // A peer that sent nothing of what it owes within this long is cut off. Applies to hello only; a call
   // has its own deadline.
   std::chrono::milliseconds hello_timeout = std::chrono::seconds(10);

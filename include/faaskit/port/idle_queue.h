@@ -175,7 +175,8 @@ class FAASKIT_EXPORT IdleQueue {
   // Cost: O(log waiters) in memory; one round trip on Redis, none while waiting.
   template <asio::completion_token_for<void(absl::StatusOr<Lease>)> Token>
   auto async_acquire(AcquireParams params, Token&& token) {
-    return initiate<absl::StatusOr<Lease>>(this, &IdleQueue::do_acquire, std::move(params), std::forward<Token>(token));
+    return initiate<absl::StatusOr<Lease>>(this, &IdleQueue::do_acquire, std::move(params),
+                                           std::forward<Token>(token));
   }
 
   // Takes a request out of line, or puts back the lease that overtook the cancel. OK either way.
@@ -218,13 +219,16 @@ class FAASKIT_EXPORT IdleQueue {
   // A host takes an idle sandbox of its own back, to destroy it. kFailedPrecondition: leased meanwhile.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_withdraw(WithdrawParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params), std::forward<Token>(token));
+    return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params),
+                                  std::forward<Token>(token));
   }
 
-  // A claimed start came to nothing, and what there was of its sandbox is reaped. Repeat until OK; a failure beyond the budget is answered to a waiter.
+  // A claimed start came to nothing, and what there was of its sandbox is reaped. Repeat until OK; a failure
+  // beyond the budget is answered to a waiter.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_start_failed(StartFailedParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_start_failed, std::move(params), std::forward<Token>(token));
+    return initiate<absl::Status>(this, &IdleQueue::do_start_failed, std::move(params),
+                                  std::forward<Token>(token));
   }
 
   // Reaped: from now on it is not counted.
@@ -237,7 +241,8 @@ class FAASKIT_EXPORT IdleQueue {
   // what it does not have, destroys what is retiring, and returns leases that have ended.
   template <asio::completion_token_for<void(absl::StatusOr<std::vector<HeldSandbox>>)> Token>
   auto async_announce(AnnounceParams params, Token&& token) {
-    return initiate<absl::StatusOr<std::vector<HeldSandbox>>>(this, &IdleQueue::do_announce, std::move(params), std::forward<Token>(token));
+    return initiate<absl::StatusOr<std::vector<HeldSandbox>>>(this, &IdleQueue::do_announce,
+                                                              std::move(params), std::forward<Token>(token));
   }
 
   // -- What keeps the whole going
@@ -255,7 +260,8 @@ class FAASKIT_EXPORT IdleQueue {
   // A host is dead and its sandboxes with it: its records go, its claims are free again.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_take_over(HostParams params, Token&& token) {
-    return initiate<absl::Status>(this, &IdleQueue::do_take_over, std::move(params), std::forward<Token>(token));
+    return initiate<absl::Status>(this, &IdleQueue::do_take_over, std::move(params),
+                                  std::forward<Token>(token));
   }
   // What the queue holds for this invoker, and unclaimed starts of the functions in which it waits.
   // Also re-evaluates cover. Invokers call it every second and after a reconnect. A lease of try_acquire()
@@ -263,7 +269,8 @@ class FAASKIT_EXPORT IdleQueue {
   // Cost: in memory, O(calls that wait or hold a lease of async_acquire), whatever else is known.
   template <asio::completion_token_for<void(absl::StatusOr<RepairReport>)> Token>
   auto async_repair(InvokerParams params, Token&& token) {
-    return initiate<absl::StatusOr<RepairReport>>(this, &IdleQueue::do_repair, std::move(params), std::forward<Token>(token));
+    return initiate<absl::StatusOr<RepairReport>>(this, &IdleQueue::do_repair, std::move(params),
+                                                  std::forward<Token>(token));
   }
 
   // Starts admitted for waiters of `invoker`, posted to `executor`, at least once each while it waits.
@@ -290,14 +297,16 @@ class FAASKIT_EXPORT IdleQueue {
 
   // What a backend implements. Parameters travel in structs, so that adding one later does not break
   // backends we have never seen.
-  virtual void do_acquire(AcquireParams params, asio::any_io_executor home, Handler<absl::StatusOr<Lease>> done) = 0;
+  virtual void do_acquire(AcquireParams params, asio::any_io_executor home,
+                          Handler<absl::StatusOr<Lease>> done) = 0;
   virtual void do_cancel(CancelParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_settle(SettleParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
-  virtual void do_start_failed(StartFailedParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
+  virtual void do_start_failed(StartFailedParams params, asio::any_io_executor home,
+                               Handler<absl::Status> done) = 0;
   virtual void do_gone(GoneParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_announce(AnnounceParams params, asio::any_io_executor home,
                            Handler<absl::StatusOr<std::vector<HeldSandbox>>> done) = 0;

@@ -85,7 +85,8 @@ class [[nodiscard]] Lease {
         [](auto handler, Lease lease) {
           if (lease.owner_ == nullptr) {
             const auto home = asio::get_associated_executor(handler);
-            asio::post(home, [handler = std::move(handler)]() mutable { std::move(handler)(absl::OkStatus()); });
+            asio::post(home,
+                       [handler = std::move(handler)]() mutable { std::move(handler)(absl::OkStatus()); });
             return;
           }
           LeaseOwner* owner = std::exchange(lease.owner_, nullptr);

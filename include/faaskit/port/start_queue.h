@@ -46,7 +46,8 @@ class FAASKIT_EXPORT StartQueue {
   [[nodiscard]] virtual std::unique_ptr<Watch> serve(HostId host, asio::any_io_executor executor,
                                                      StartsHandler starts) = 0;
 
-  // For two choices; of a host that nobody serves: 0. The host's load as it last reported it plus what was pushed since.
+  // For two choices; of a host that nobody serves: 0. The host's load as it last reported it plus what was
+  // pushed since.
   virtual std::uint64_t load(HostId host) const = 0;
   virtual void report_load(HostId host, std::uint64_t load) = 0;
 

@@ -41,9 +41,17 @@ struct FactoryOptions {
   std::string python_runtime = {};
   // What of the host a sandbox sees, read-only, nosuid, nodev. Symbolic links are copied, what is not there
   // is left out.
-  std::vector<std::string> host_paths = {"/usr",        "/bin",  "/sbin",           "/lib",
-                                         "/lib32",      "/lib64", "/libx32",        "/etc/ld.so.cache",
-                                         "/etc/alternatives",    "/etc/localtime", "/etc/mime.types"};
+  std::vector<std::string> host_paths = {"/usr",
+                                         "/bin",
+                                         "/sbin",
+                                         "/lib",
+                                         "/lib32",
+                                         "/lib64",
+                                         "/libx32",
+                                         "/etc/ld.so.cache",
+                                         "/etc/alternatives",
+                                         "/etc/localtime",
+                                         "/etc/mime.types"};
   // Size of the private /tmp; counts against the memory limit as it fills.
   std::uint64_t tmp_bytes = 64ull << 20;
   std::uint32_t open_files = 1024;
@@ -53,6 +61,7 @@ struct FactoryOptions {
 
 // kInvalidArgument names the field at fault. Succeeds on machines (and for users) where no sandbox can be
 // made: isolation() then says `none`, and create() says what is missing.
-FAASKIT_EXPORT absl::StatusOr<std::unique_ptr<SandboxFactory>> make_sandbox_factory(FactoryOptions options = {});
+FAASKIT_EXPORT absl::StatusOr<std::unique_ptr<SandboxFactory>> make_sandbox_factory(
+    FactoryOptions options = {});
 
 }  // namespace faaskit::process

@@ -121,7 +121,8 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
   // Completion signature: void(absl::Status). Again: completes as the first does.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_stop(Token&& token) {
-    return initiate<absl::Status>(static_cast<LocalHost*>(this), &LocalHost::do_stop, StopParams{}, std::forward<Token>(token));
+    return initiate<absl::Status>(static_cast<LocalHost*>(this), &LocalHost::do_stop, StopParams{},
+                                  std::forward<Token>(token));
   }
 
  private:

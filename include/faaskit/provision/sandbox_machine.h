@@ -103,8 +103,8 @@ class FAASKIT_EXPORT SandboxMachine {
   Freeze freeze_ = Freeze::no;
   bool dirty_ = false;
   bool offer_pending_ = false;
-  Token highest_ = 0;   // ever seen, admitted or refused
-  Token token_ = 0;     // of the lease admitted last
+  Token highest_ = 0;  // ever seen, admitted or refused
+  Token token_ = 0;    // of the lease admitted last
   LeaseId lease_;
   std::uint64_t generation_ = 0;  // of idle spells
   std::uint64_t uses_ = 0;
