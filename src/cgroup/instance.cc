@@ -74,7 +74,7 @@ std::vector<std::string> read_record(const std::string& dir, const std::string& 
     struct stat info{};
     if (::stat(path.c_str(), &info) == 0 &&
         parse_number(line.substr(blank + 1)) == std::uint64_t{info.st_ino})
-      groups.push_back(kind + ":" + path);
+      groups.push_back(absl::StrCat(kind, ":", path));
   }
   // It died in the very moment of making it. Only an empty group can go like this.
   if (!tried.empty()) ::rmdir(tried.c_str());

@@ -36,7 +36,7 @@ std::string own_directory(const std::string& mount, const std::string& root, std
     path.erase(0, root.size());
   }
   if (path.empty() || path == "/") return mount;
-  const std::string own = mount + path;
+  std::string own = mount + path;
   // A path outside our cgroup namespace reads as "/../..".
   if (path.find("/..") != std::string::npos || ::access(own.c_str(), F_OK) != 0) return mount;
   return own;

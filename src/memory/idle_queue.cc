@@ -267,11 +267,11 @@ class Core final : public std::enable_shared_from_this<Core> {
           break;
         case FunctionQueue::AcquireOutcome::queued:
           if (waiter->deadline <= now) {
-            function.queue.cancel(waiter->request, waiter->attempt, now, function.effects);
+            (void)function.queue.cancel(waiter->request, waiter->attempt, now, function.effects);
             deferred.completions.push_back({std::move(waiter), deadline_error(function)});
           } else {
             watch_deadline(function, *waiter);
-            waiter.release();  // in line now; comes back through a grant, a failure or a cancel
+            (void)waiter.release();  // in line now; comes back through a grant, a failure or a cancel
           }
           break;
       }

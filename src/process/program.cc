@@ -153,7 +153,7 @@ absl::Status Program::receive(int control, std::chrono::milliseconds timeout, bo
   const std::size_t index = static_cast<std::size_t>(reply.failed_call);
   const std::string what =
       absl::StrCat("set-up of the sandbox: ", index < labels_.size() ? labels_[index] : "?");
-  const absl::Status cause = errno_status(reply.error, what);
+  absl::Status cause = errno_status(reply.error, what);
   // What the machine has run out of may come back; anything else is this sandbox's own failure.
   if (absl::IsResourceExhausted(cause)) return cause;
   return absl::UnavailableError(std::string(cause.message()));

@@ -17,6 +17,8 @@ namespace faaskit::process {
 
 class Program {
  public:
+  // Implicit from what a system call takes: the programs read like the calls they make.
+  // NOLINTBEGIN(google-explicit-constructor,hicpp-explicit-conversions)
   class Arg {
    public:
     Arg(int value) : Arg(static_cast<std::uint64_t>(static_cast<std::int64_t>(value))) {}
@@ -25,6 +27,7 @@ class Program {
     Arg(std::uint64_t value) : kind_(kArgImmediate), value_(value) {}
     Arg(const char* text) : Arg(std::string(text)) {}
     Arg(std::string text) : kind_(kArgData), bytes_(std::move(text)) { bytes_.push_back('\0'); }
+    // NOLINTEND(google-explicit-constructor,hicpp-explicit-conversions)
 
    private:
     friend class Program;

@@ -59,7 +59,7 @@ void new_filesystem(Program& program, const std::string& type,
   const std::string what = "new " + type;
   program.call(what, SYS_fsopen, {type, FSOPEN_CLOEXEC}, kWorkSlot);
   for (const auto& [key, value] : options)
-    program.call(what + " " + key + "=" + value, SYS_fsconfig,
+    program.call(absl::StrCat(what, " ", key, "=", value), SYS_fsconfig,
                  {Program::slot(kWorkSlot), FSCONFIG_SET_STRING, key, value, 0});
   program.call(what, SYS_fsconfig, {Program::slot(kWorkSlot), FSCONFIG_CMD_CREATE, 0, 0, 0});
   program.call(what, SYS_fsmount, {Program::slot(kWorkSlot), FSMOUNT_CLOEXEC, attributes}, slot);

@@ -22,11 +22,12 @@ void SeatPool::refill() {
   asio::post(blocking_, [self = shared_from_this()] {
     absl::StatusOr<std::unique_ptr<Seat>> seat = self->make();
     absl::Status parked = seat.ok() ? self->factory_->park(**seat) : seat.status();
+    std::unique_ptr<Seat> spare = seat.ok() ? *std::move(seat) : nullptr;
     bool keep = false;
     {
       MutexLock lock(self->mutex_);
       keep = parked.ok() && !self->disposed_;
-      if (keep) self->parked_.push_back(*std::move(seat));
+      if (keep) self->parked_.push_back(std::move(spare));
     }
     if (keep) {
       self->made();
@@ -39,7 +40,7 @@ void SeatPool::refill() {
                            .function = {},
                            .detail = parked.ToString()});
     }
-    if (seat.ok()) discard(*std::move(seat));
+    if (spare) discard(std::move(spare));
     self->made();
   });
 }
