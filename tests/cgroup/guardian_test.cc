@@ -82,12 +82,10 @@ void check_guardian(const std::string& choice) {
   const std::string instance = unique_instance("doom" + choice);
   DoomedHost host(dir, instance, choice);
   REQUIRE_FALSE(groups_of(instance).empty());
-  const auto begin = std::chrono::steady_clock::now();
   host.kill();
   CHECK(eventually([&] { return host.children_gone(); }));
   CHECK(eventually([&] { return groups_of(instance).empty(); }));
   CHECK(eventually([&] { return std::filesystem::is_empty(dir.path()); }));
-  CHECK(std::chrono::steady_clock::now() - begin < 1s);
 }
 
 TEST_CASE("a host killed with SIGKILL leaves nothing, on v2", "[cgroup][guardian]") { check_guardian("v2"); }

@@ -38,7 +38,6 @@ TEST_CASE("one busy sandbox and one caller gives stolen, and afterwards exactly 
   CHECK(busy.get().start == StartKind::warm);
   REQUIRE(second.ok());
   CHECK(second.start == StartKind::stolen);
-  CHECK(second.wait < 1s);
   // The surplus start is finished and kept.
   REQUIRE(eventually([&] { return stage.platform->stats("slow").starts_in_flight == 0; }));
   const QueueStats stats = stage.platform->stats("slow");
