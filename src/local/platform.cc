@@ -250,6 +250,7 @@ class PlatformImpl final : public Platform {
     return stopped.get();
   }
 
+  HostExecutors executors() const override { return threads_->executors(); }
   Invoker& invoker() override { return *invoker_; }
   LocalHost& host() override { return *host_; }
   IdleQueue& idle_queue() override { return *idle_; }

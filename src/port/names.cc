@@ -1,4 +1,5 @@
 // The words of the port enums.
+#include "faaskit/port/code_store.h"
 #include "faaskit/port/freezer.h"
 #include "faaskit/port/sandbox_factory.h"
 
@@ -21,6 +22,23 @@ std::string_view to_string(Isolation level) {
     case Isolation::process: return "process";
     case Isolation::container: return "container";
     case Isolation::microvm: return "microvm";
+  }
+  return "?";
+}
+
+std::string_view to_string(Network network) {
+  switch (network) {
+    case Network::none: return "none";
+    case Network::loopback: return "loopback";
+    case Network::host: return "host";
+  }
+  return "?";
+}
+
+std::string_view to_string(CodeKind kind) {
+  switch (kind) {
+    case CodeKind::copied: return "copied";
+    case CodeKind::mounted: return "mounted";
   }
   return "?";
 }

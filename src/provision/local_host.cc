@@ -91,6 +91,12 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     return absl::OkStatus();
   }
 
+  absl::Status remove(std::string_view function) {
+    MutexLock lock(mutex_);
+    if (auto known = functions_.find(function); known != functions_.end()) functions_.erase(known);
+    return absl::OkStatus();
+  }
+
   std::vector<SandboxPtr> all() const {
     std::vector<SandboxPtr> sandboxes;
     MutexLock lock(mutex_);
@@ -545,6 +551,7 @@ class LocalHostImpl final : public LocalHost {
   executor_type get_executor() const override { return host_->control(); }
   HostId id() const override { return host_->id(); }
   absl::Status deploy(HostedFunction function) override { return host_->deploy(std::move(function)); }
+  absl::Status remove(std::string_view function) override { return host_->remove(function); }
 
   std::vector<SandboxView> sandboxes() const override {
     std::vector<SandboxView> views;

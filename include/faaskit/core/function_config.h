@@ -54,6 +54,10 @@ struct FunctionConfig {
   IdleOrder order = IdleOrder::lifo;
   SurplusStarts surplus = SurplusStarts::keep;
   StartRetry retry{};
+  // Provisioned concurrency: so many sandboxes are kept, live and starting together, whether anybody calls
+  // or not. At most max_sandboxes. Starts for it are admitted without a waiter, within max_starts, and after
+  // failures with the backoff of `retry`, for ever.
+  std::uint32_t provisioned = 0;
 };
 
 // What define() would say of these rules: kInvalidArgument names the field and the limit.

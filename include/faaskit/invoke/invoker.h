@@ -17,12 +17,15 @@
 
 #include "faaskit/core/export.h"
 #include "faaskit/core/ids.h"
+#include "faaskit/core/phases.h"
 #include "faaskit/core/sandbox.h"
 #include "faaskit/port/async.h"
 #include "faaskit/port/channel.h"
 #include "faaskit/port/clock.h"
 #include "faaskit/port/executors.h"
 #include "faaskit/port/idle_queue.h"
+#include "faaskit/port/record_sink.h"
+#include "faaskit/port/reply_stream.h"
 #include "faaskit/port/sandbox_host.h"
 #include "faaskit/port/slot_directory.h"
 #include "faaskit/port/start_queue.h"
@@ -32,11 +35,33 @@ namespace faaskit {
 // The invoker chooses a shard itself.
 inline constexpr ShardIndex kAnyShard = ~ShardIndex{0};
 
+struct InvocationResult;
+
+// As ReplyStream, for who invokes: head() also gets what is known of the invocation by then (start kind,
+// sandbox, version, wait). After head() there is no retry: an error result means the reply is cut short.
+class FAASKIT_EXPORT InvocationStream {
+ public:
+  InvocationStream(const InvocationStream&) = delete;
+  InvocationStream& operator=(const InvocationStream&) = delete;
+  virtual ~InvocationStream() = default;
+  virtual void head(const InvocationResult& so_far, ReplyHead head) = 0;
+  virtual void body(Bytes part, ReplyStream::Taken taken) = 0;
+
+ protected:
+  InvocationStream() = default;
+};
+
 struct Invocation {
   FunctionHandle function{};
   Bytes payload{};
   std::string content_type{};
   std::string trace{};
+  Metadata metadata{};
+  // Takes a reply of several frames as it comes (see InvocationStream). Null: it is assembled, up to
+  // ChannelLimits::max_reply_bytes.
+  std::shared_ptr<InvocationStream> stream{};
+  // Phases that were over before; they go into the record.
+  Phases phases{};
   // From now on; everything, waiting included, ends by then. Larger ones than a clock can hold mean "never".
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   // Smaller is served first.
@@ -57,8 +82,9 @@ struct InvocationResult {
   //   kCancelled          cancelled while waiting, or the host is stopping
   //   kInternal           the sandbox broke the protocol
   absl::Status status{};
-  Bytes payload{};
+  Bytes payload{};  // empty if it went to a stream
   std::string content_type{};
+  Metadata metadata{};
   // Meaningful once a sandbox was leased (`sandbox.host` is not 0).
   StartKind start = StartKind::warm;
   SandboxId sandbox{};
@@ -70,6 +96,10 @@ struct InvocationResult {
   std::chrono::nanoseconds run{};   // in the sandbox
   std::chrono::nanoseconds total{};
   std::string log_tail{};
+  // The record's, as far as they are over; `settle` is only in the record.
+  Phases phases{};
+  std::uint64_t memory_peak_bytes = 0;
+  std::string_view memory_source{};
 
   bool ok() const { return status.ok(); }
   std::string_view text() const { return {reinterpret_cast<const char*>(payload.data()), payload.size()}; }
@@ -88,7 +118,8 @@ struct InvokerParts {
   StartQueue* starts = nullptr;
   const SlotDirectory* slots = nullptr;
   SandboxHost* host = nullptr;
-  std::shared_ptr<Clock> clock{};  // null: the steady clock
+  std::shared_ptr<Clock> clock{};         // null: the steady clock
+  std::shared_ptr<RecordSink> records{};  // may be null
 };
 
 class FAASKIT_EXPORT Invoker {

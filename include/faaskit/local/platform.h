@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -46,23 +47,35 @@ struct PlatformOptions {
   LocalHostOptions host = {};
   InvokerOptions invoker = {};
   ChannelLimits channel = {};
-  std::shared_ptr<EventSink> events = {};  // may be null
-  std::shared_ptr<LogSink> logs = {};      // may be null
+  std::shared_ptr<EventSink> events = {};    // may be null
+  std::shared_ptr<LogSink> logs = {};        // may be null
+  std::shared_ptr<RecordSink> records = {};  // may be null
+  std::shared_ptr<CodeStore> codes = {};     // may be null
+  // Functions may ask for Network::host.
+  bool allow_host_network = false;
 };
 
 struct Function {
   std::string name = {};
+  // Must exceed the last one of the same name; nullopt: the platform counts.
+  std::optional<Version> version = {};
   std::string runtime = "python3";
   std::string code_path = {};
+  // Instead of code_path: code of the platform's CodeStore.
+  std::optional<CodeId> code = {};
   std::string handler = {};
   std::vector<std::pair<std::string, std::string>> env = {};
   ResourceLimits limits = {};
+  Network network = Network::none;
   Isolation minimum_isolation = Isolation::process;
   FunctionCaps caps = {};
   StartPolicy policy = StartPolicy::race;
   StartRetry retry = {};
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
+  // Kept live whether anybody calls or not; keep_alive does not end them.
+  std::uint32_t provisioned = 0;
+  std::vector<WarmUp> warm_up = {};
 };
 
 struct InvokeOptions {
@@ -71,6 +84,11 @@ struct InvokeOptions {
   std::string content_type = {};
   std::string trace = {};
   std::string tenant = {};
+  Metadata metadata = {};
+  std::shared_ptr<InvocationStream> stream = {};
+  Phases phases = {};
+  // The shard whose thread calls; kAnyShard from any other thread.
+  ShardIndex shard = kAnyShard;
 };
 
 class FAASKIT_EXPORT Platform {
@@ -100,6 +118,9 @@ class FAASKIT_EXPORT Platform {
 
   // Ends every sandbox and waits until nothing is left of them. kDeadlineExceeded: something is.
   virtual absl::Status stop(std::chrono::milliseconds timeout = std::chrono::seconds(10)) = 0;
+
+  // Its threads, for what wants to run on a sandbox's own shard. Valid until stop().
+  virtual HostExecutors executors() const = 0;
 
   // The parts, for what is not wrapped here.
   virtual Invoker& invoker() = 0;

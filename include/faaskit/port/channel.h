@@ -24,17 +24,17 @@
 #include "faaskit/core/export.h"
 #include "faaskit/core/ids.h"
 #include "faaskit/port/clock.h"
+#include "faaskit/port/reply_stream.h"
 #include "faaskit/port/unique_fd.h"
 
 namespace faaskit {
 
-// Bytes the caller owns; no text is implied.
-using Bytes = std::vector<std::byte>;
-
 struct ChannelLimits {
-  std::size_t max_envelope_bytes = 64 << 10;      // Protobuf part of one frame; 16 to 64 KiB
-  std::size_t max_payload_bytes = 6 << 20;        // of a call
-  std::size_t max_reply_bytes = 6 << 20;          // head and bodies of one reply together
+  std::size_t max_envelope_bytes = 64 << 10;  // Protobuf part of one frame; 16 to 64 KiB
+  std::size_t max_payload_bytes = 6 << 20;    // of a call
+  std::size_t max_reply_bytes = 6 << 20;      // head and bodies of one reply together
+  // The same where the reply is streamed, and so never held whole.
+  std::uint64_t max_streamed_bytes = 1ull << 30;
   std::size_t max_frame_payload_bytes = 1 << 20;  // of one frame; larger messages travel as several
   // A peer that sent nothing of what it owes within this long is cut off. Applies to hello only; a call
   // has its own deadline.
@@ -46,6 +46,9 @@ struct Hello {
   std::uint32_t protocol_version = 0;
   std::uint64_t capabilities = 0;
   std::string runtime{};  // "python 3.11.2", "c++"
+  // How long it took, by its own account; 0: it did not say.
+  std::chrono::microseconds runtime_time{};  // from its program's start to the function's first line
+  std::chrono::microseconds init_time{};     // the function's own init
 };
 
 struct ChannelCall {
@@ -57,14 +60,20 @@ struct ChannelCall {
   std::chrono::microseconds idle_for{};
   std::string trace{};         // opaque trace context, passed through
   std::string content_type{};  // of the payload
+  Metadata metadata{};
   Bytes payload{};
+  // Takes a reply of several frames as it comes. Null: it is assembled, and refused beyond max_reply_bytes.
+  std::shared_ptr<ReplyStream> stream{};
 };
 
 struct ChannelReply {
   // OK: the function returned. kUnknown (with its message): the function raised; the sandbox is fine.
   absl::Status function_status{};
   std::string content_type{};
-  Bytes payload{};
+  Metadata metadata{};
+  Bytes payload{};  // empty if it went to a stream
+  // Of the whole payload, streamed or not.
+  std::uint64_t payload_bytes = 0;
   std::chrono::microseconds claimed_run_time{};
 };
 

@@ -36,7 +36,10 @@ FAASKIT_EXPORT std::string_view to_string(FreezerKind kind);
 struct ResourceLimits {
   std::uint64_t memory_bytes = 256ull << 20;  // whole sandbox, its tmpfs included
   std::uint32_t pids = 64;
-  std::uint32_t cpu_weight = 100;  // cgroup v2 scale, 1..10000
+  std::uint32_t cpu_weight = 100;  // cgroup v2 scale, 1..10000: the share where CPUs are short
+  // At most so much CPU time per time, in thousandths of one CPU: 500 is half a CPU, 2000 are two. 10 and
+  // more. nullopt: as much as there is.
+  std::optional<std::uint32_t> cpu_max_milli = {};
 };
 
 struct SeatUsage {
@@ -96,7 +99,7 @@ class FAASKIT_EXPORT Freezer {
   virtual FreezerKind kind() const = 0;
   // Which of memory, pids and cpu limits are really enforced here, for `doctor` and for records.
   virtual std::string_view limits_source() const = 0;
-  // Of memory and pids, the limits that are not enforced here: "memory, pids". Empty: both are.
+  // Of memory, pids and cpu, the limits that are not enforced here: "memory, pids". Empty: all are.
   virtual std::string missing_limits() const = 0;
   // Makes the groups with their limits set. May block: call it on the blocking executor.
   //   kAlreadyExists      a seat of that name is there

@@ -4,6 +4,7 @@
 // Thread safety: every member from any thread; create() may block and is called on the blocking executor.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,11 +32,22 @@ enum class Isolation : std::uint8_t {
 };
 FAASKIT_EXPORT std::string_view to_string(Isolation level);
 
+// What of a network a sandbox has.
+enum class Network : std::uint8_t {
+  none,      // not even loopback
+  loopback,  // 127.0.0.1 and ::1 of its own, shared with nobody
+  host,      // the host's own, abstract sockets included: only where the platform allows it
+};
+FAASKIT_EXPORT std::string_view to_string(Network network);
+
 // What is to run. Equal for all sandboxes of a function version.
 struct FunctionSpec {
   std::string name{};
   Version version = 0;
-  // "python3": `code_path` is a .py file or a folder, `handler` is "module:callable" ("main:handler").
+  // "python3": `code_path` is a .py file or a folder, `handler` is "module:callable" ("main:handler"), or
+  // "asgi:module:app", "wsgi:module:app". A folder `site-packages` in the code is importable.
+  // "node": `code_path` is a .js, .cjs or .mjs file or a folder, `handler` is "module:function"
+  // ("index:handler", the module's path without its extension).
   // "exec": `code_path` is an executable that speaks the channel on descriptor 3, or a folder that
   // holds it; `handler` is then its name in that folder.
   std::string runtime = "python3";
@@ -44,14 +56,25 @@ struct FunctionSpec {
   // Added to a fixed, minimal environment; names must match [A-Za-z_][A-Za-z0-9_]*.
   std::vector<std::pair<std::string, std::string>> env{};
   ResourceLimits limits{};
+  Network network = Network::none;
   Isolation minimum_isolation = Isolation::process;
 };
+
+//   serve  becomes a sandbox that serves calls
+//   check  looks at the code without running it: the runtime reads every source file for its syntax and
+//          whether the handler is there, writes what is wrong to its output ("main.py:3: invalid syntax"),
+//          and exits with 0 (well), 1 (at fault) or anything else (could not tell). No hello is sent.
+//          For "exec" there is nothing to check: kUnimplemented.
+enum class Purpose : std::uint8_t { serve, check };
 
 struct CreateParams {
   const FunctionSpec* spec = nullptr;
   Origin origin = Origin::fresh;
+  Purpose purpose = Purpose::serve;
   SandboxId id{};
   Seat* seat = nullptr;  // outlives the sandbox
+  // Where the code is now; empty: the spec's code_path. It must stay until the sandbox is reaped.
+  std::string code_path{};
 };
 
 // Raw handles; whoever holds them owns them.
@@ -63,6 +86,8 @@ struct SandboxHandles {
   Isolation isolation = Isolation::none;
   // Names what is missing when isolation is `partial` or `none`; empty otherwise.
   std::string missing{};
+  // Of the time in create(), the part after the spare was told what to become.
+  std::chrono::nanoseconds exec_time{};
 };
 
 class FAASKIT_EXPORT SandboxFactory {

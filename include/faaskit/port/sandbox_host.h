@@ -6,12 +6,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <string_view>
 
 #include <absl/status/status.h>
 
 #include "faaskit/core/export.h"
 #include "faaskit/core/ids.h"
+#include "faaskit/core/phases.h"
 #include "faaskit/core/sandbox.h"
 #include "faaskit/port/async.h"
 #include "faaskit/port/channel.h"
@@ -27,7 +30,10 @@ struct HostCall {
   TimePoint deadline{};
   std::string trace{};
   std::string content_type{};
+  Metadata metadata{};
   Bytes payload{};
+  // As ChannelCall's.
+  std::shared_ptr<ReplyStream> stream{};
 };
 
 struct HostReply {
@@ -53,6 +59,13 @@ struct HostReply {
   std::chrono::nanoseconds run_time{};
   // The sandbox was frozen, or asked to freeze, when the call came.
   bool thawed = false;
+  // thaw, run, freeze; and those of the sandbox's start if this was its first call.
+  Phases phases{};
+  // As ExecutionRecord's.
+  std::uint64_t memory_peak_bytes = 0;
+  std::string_view memory_source{};
+  std::uint64_t log_bytes = 0;
+  std::uint64_t lost_log_bytes = 0;
 };
 
 class FAASKIT_EXPORT SandboxHost {

@@ -22,6 +22,7 @@
 #include "faaskit/port/async.h"
 #include "faaskit/port/channel.h"
 #include "faaskit/port/clock.h"
+#include "faaskit/port/code_store.h"
 #include "faaskit/port/event_sink.h"
 #include "faaskit/port/executors.h"
 #include "faaskit/port/freezer.h"
@@ -53,6 +54,8 @@ struct LocalHostOptions {
   std::size_t log_tail_bytes = 4096;
   // Passed to the LogSink per invocation; more is counted and dropped.
   std::size_t max_log_bytes = 256 << 10;
+  // Measures the peak memory of every call; a few microseconds each.
+  bool measure_memory = true;
   // How often the host tells the queue what it holds.
   std::chrono::milliseconds announce_period = std::chrono::seconds(5);
 };
@@ -66,11 +69,25 @@ struct LocalHostParts {
   std::shared_ptr<Clock> clock{};       // null: the steady clock
   std::shared_ptr<EventSink> events{};  // may be null
   std::shared_ptr<LogSink> logs{};      // may be null
+  std::shared_ptr<CodeStore> codes{};   // may be null: then every function names its code_path
+};
+
+// A call made to a fresh sandbox before it is offered for the first time, so that lazy initialisation is over
+// by then. A failure fails the start.
+struct WarmUp {
+  Bytes payload{};
+  std::string content_type{};
+  Metadata metadata{};
+  std::chrono::milliseconds timeout = std::chrono::seconds(10);
 };
 
 struct HostedFunction {
   FunctionHandle handle{};
   FunctionSpec spec{};
+  // From the CodeStore: opened for every start, and kept as long as the sandbox lives. nullopt: the spec's
+  // code_path.
+  std::optional<CodeId> code{};
+  std::vector<WarmUp> warm_up{};  // in order, all before the first offer
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
 };
@@ -86,6 +103,7 @@ struct SandboxView {
   pid_t pid = -1;
   std::string cgroup{};
   std::uint64_t uses = 0;
+  std::chrono::nanoseconds age{};  // since its start was claimed
 };
 
 struct StopParams {};
@@ -102,6 +120,10 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
   // queue. kInvalidArgument, kNotFound, kFailedPrecondition: what is wrong with the spec, or what it demands
   // and this machine does not provide. A start of a version unknown here is not made; an event says so.
   virtual absl::Status deploy(HostedFunction function) = 0;
+
+  // Forgets a function: no start of it is made any more. Idle sandboxes are ended by the queue's removal.
+  // OK if it is not known.
+  virtual absl::Status remove(std::string_view function) = 0;
 
   virtual std::vector<SandboxView> sandboxes() const = 0;
   // What the kernel itself says of one sandbox, together with the host's view before and after the
