@@ -24,10 +24,11 @@ namespace faaskit {
 struct RegisteredFunction {
   std::string name{};
   Version version = 0;     // given by the registry: grows with every put, also over a remove of the same name
-  std::string owner{};     // who deployed it: a subject, "admin"
+  std::string owner{};     // whom it belongs to: who put it first (a subject, "admin"); a put by "admin" keeps it
   std::string manifest{};  // its function.json, as it was; the registry does not look inside
   CodeId code{};
-  // Calls need one of its access keys.
+  // Calls need one of its access keys. A put may turn it on; only require_key() turns it off, so that no
+  // redeploy opens what was closed.
   bool requires_key = false;
   std::chrono::system_clock::time_point deployed_at{};  // for people
 };
