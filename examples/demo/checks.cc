@@ -76,6 +76,30 @@ double scatter(const std::array<std::uint64_t, 256>& histogram, int from, int to
 
 }  // namespace
 
+std::string expected_anagrams(std::string_view text) {
+  std::set<std::string> words;
+  for_each_word(text, [&](std::string word) {
+    if (word.size() >= 3) words.insert(std::move(word));
+  });
+  std::map<std::array<int, 26>, std::vector<std::string>> groups;
+  for (const std::string& word : words) {
+    std::array<int, 26> letters{};
+    for (const char c : word) ++letters[static_cast<std::size_t>(c - 'a')];
+    groups[letters].push_back(word);
+  }
+  std::set<std::vector<std::string>> found;  // by their first words
+  for (auto& [letters, group] : groups)
+    if (group.size() > 1) found.insert(std::move(group));
+  std::string json = "{\"groups\":[";
+  for (const std::vector<std::string>& group : found) {
+    absl::StrAppend(&json, json.back() == '[' ? "" : ",");
+    for (std::size_t i = 0; i < group.size(); ++i)
+      absl::StrAppend(&json, i == 0 ? "[" : ",", "\"", group[i], "\"");
+    absl::StrAppend(&json, "]");
+  }
+  return absl::StrCat(json, "]}");
+}
+
 std::string expected_wordstats(std::string_view text) {
   std::map<std::string, std::uint64_t> counts;
   std::uint64_t words = 0;

@@ -16,6 +16,9 @@ namespace demo {
 // The answer of wordstats.py, to the byte.
 std::string expected_wordstats(std::string_view text);
 
+// The answer of anagrams/index.js, to the byte.
+std::string expected_anagrams(std::string_view text);
+
 // A greyscale image, eight bits per pixel.
 struct Image {
   std::size_t width = 0;

@@ -1,10 +1,12 @@
-// The demo: three functions, real inputs, every answer checked. See what it prints; ./dev demo --help.
+// The demo: functions in Python, Node and C++, real inputs, every answer checked. ./dev demo --help.
 //
 //   first calls   each function is called once: cold
 //   repeats       the same sandboxes again: warm
 //   a burst       64 calls at once on the function that starts slowly, at most 8 sandboxes: returned
 //                 sandboxes serve callers before the new ones are ready (stolen, queued)
 //   afterwards    idle sandboxes are frozen, and the kernel is asked whether they really are
+//   a spike       (over HTTP) 1 client becomes 20, of a function that takes 8 s to start: with sandboxes
+//                 started on demand, and with 20 provisioned
 #include <signal.h>
 #include <unistd.h>
 
@@ -27,37 +29,31 @@
 
 #include <absl/status/status.h>
 #include <absl/status/statusor.h>
+#include <absl/strings/numbers.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 
-#include "checks.h"
-#include "faaskit/local/platform.h"
+#include "door.h"
 #include "report.h"
+#include "spike.h"
+#include "subjects.h"
 
 namespace demo {
 namespace {
 
-namespace asio = boost::asio;
 using namespace std::chrono_literals;
 using faaskit::InvocationResult;
 using faaskit::StartKind;
-using faaskit::local::Platform;
 
 constexpr int kRepeats = 50;
 constexpr int kBurst = 64;
-constexpr std::uint32_t kMaxSandboxes = 8;
-constexpr std::size_t kMaxInputBytes = 5 << 20;  // a call carries 6 MiB by default
-constexpr std::size_t kMaxSpellBytes = 16 << 10;
-
-struct Options {
-  std::string input;
-  std::string json;
-  std::string instance;
-  std::string runtime_dir;
-  bool verbose = false;
-};
 
 constexpr const char* kUsage = R"(usage: faaskit_demo [options]
+  --http              through the mini-platform's HTTP door (the default)
+  --library           through the library, in this process; without the spike
+  --no-spike          without the spike
+  --spike-init KIND   what the spike's function does while it starts: sleep (the default) or cpu
+  --spike-seconds N   how long it does it; default: 8
   --input FILE        a text, or an image (binary PGM), in place of the demo's own; at most 5 MiB
   --json FILE         also write the figures there
   --verbose           print what the library reports while it runs
@@ -99,84 +95,6 @@ class StopSignals {
   std::thread watcher_;
 };
 
-class PrintEvents final : public faaskit::EventSink {
- public:
-  void emit(faaskit::Event event) override {
-    // One insertion per line: any thread may be here.
-    std::cerr << absl::StrFormat("event: %s %s %s\n", event.name, event.function, event.detail);
-  }
-};
-
-// A function, and how to tell whether it answered a payload rightly.
-struct Subject {
-  faaskit::local::Function function;
-  std::string payload;
-  std::function<absl::Status(std::string_view payload, std::string_view answer)> check;
-  FunctionReport report;
-};
-
-absl::Status same(std::string_view expected, std::string_view answer) {
-  if (expected == answer) return absl::OkStatus();
-  return absl::InternalError(absl::StrFormat("expected %s\n  answered %s", expected, answer));
-}
-
-absl::StatusOr<std::string> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string content{std::istreambuf_iterator<char>(file), {}};
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
-  if (content.size() > kMaxInputBytes)
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " has ", content.size(), " bytes, the limit is ", kMaxInputBytes));
-  return content;
-}
-
-absl::StatusOr<std::vector<Subject>> make_subjects(const Options& options) {
-  // The build puts the functions and their data beside this program.
-  std::error_code ignored;
-  const std::string home = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
-  const std::string files = home + "/faaskit_demo.files";
-  absl::StatusOr<std::string> text = read_file(files + "/data/LICENSE");
-  absl::StatusOr<std::string> picture = read_file(files + "/data/blobs.pgm");
-  if (!options.input.empty()) {
-    absl::StatusOr<std::string> input = read_file(options.input);
-    if (!input.ok()) return input.status();
-    (input->starts_with("P5") ? picture : text) = *std::move(input);
-  }
-  if (!text.ok()) return text.status();
-  if (!picture.ok()) return picture.status();
-  absl::StatusOr<Image> image = read_pgm(*picture);
-  if (!image.ok()) return image.status();
-  absl::StatusOr<Speller> speller = Speller::load(files + "/functions/spell/vocabulary.txt");
-  if (!speller.ok()) return speller.status();
-
-  std::vector<Subject> subjects(3);
-  subjects[0].function.name = "wordstats";
-  subjects[0].function.code_path = files + "/functions/wordstats.py";
-  subjects[0].function.handler = "wordstats:handler";
-  subjects[0].payload = *text;
-  subjects[0].check = [expected = expected_wordstats(*text)](std::string_view, std::string_view answer) {
-    return same(expected, answer);
-  };
-  subjects[1].function.name = "threshold";
-  subjects[1].function.runtime = "exec";
-  subjects[1].function.code_path = home + "/faaskit_demo_threshold";
-  subjects[1].payload = *std::move(picture);
-  subjects[1].check = [image = *std::move(image)](std::string_view, std::string_view answer) {
-    return check_threshold(image, answer);
-  };
-  subjects[2].function.name = "spell";
-  subjects[2].function.code_path = files + "/functions/spell";
-  subjects[2].function.handler = "main:handler";
-  subjects[2].function.caps.max_sandboxes = kMaxSandboxes;
-  // A large document is for the counting; comparing each of its words with all others would take us too long.
-  subjects[2].payload = misspell(std::string_view(*text).substr(0, kMaxSpellBytes));
-  subjects[2].check = [speller = *std::move(speller)](std::string_view payload, std::string_view answer) {
-    return same(speller.expected(payload), answer);
-  };
-  for (Subject& subject : subjects) subject.report.name = subject.function.name;
-  return subjects;
-}
-
 // One of `count` overlapping passages of `text`, so that each call of the burst has its own work.
 std::string_view passage(std::string_view text, int index, int count) {
   const std::size_t length = std::min<std::size_t>(text.size(), 1024);
@@ -186,13 +104,13 @@ std::string_view passage(std::string_view text, int index, int count) {
 
 class Demo {
  public:
-  Demo(Platform& platform, std::vector<Subject> subjects, const StopSignals& signals)
-      : platform_(platform), subjects_(std::move(subjects)), signals_(signals) {}
+  Demo(Door& door, std::vector<Subject> subjects, const StopSignals& signals)
+      : door_(door), subjects_(std::move(subjects)), signals_(signals) {}
 
   // False: not everything went as it must. What went wrong has been printed.
   bool run() {
     for (const Subject& subject : subjects_) {
-      const absl::Status deployed = platform_.deploy(subject.function);
+      const absl::Status deployed = door_.deploy(subject.function);
       if (!deployed.ok()) return fail(absl::StrCat("deploying ", subject.function.name), deployed);
     }
     print_machine();
@@ -206,12 +124,7 @@ class Demo {
   }
 
  private:
-  void print_machine() {
-    std::cout << absl::StrFormat("this machine: freezer %s; limits %s; isolation %s\n\n",
-                                 to_string(platform_.freezer().kind()), platform_.freezer().limits_source(),
-                                 to_string(platform_.factory().isolation()))
-              << std::flush;
-  }
+  void print_machine() { std::cout << "this machine: " << door_.machine() << "\n\n" << std::flush; }
 
   bool first_calls() {
     std::cout << style_.bold("first calls") << std::endl;
@@ -249,12 +162,18 @@ class Demo {
       record(slow, passage(slow.payload, i, kBurst), finish(std::move(calls[i])));
 
     // Starts that the steals made needless are finished all the same: only then is it known what each saved.
-    const bool settled =
-        wait_for([&] { return platform_.stats(slow.function.name).starts_in_flight == 0; }, 60s);
+    absl::StatusOr<faaskit::QueueStats> known;
+    const bool settled = wait_for(
+        [&] {
+          known = door_.stats(slow.function.name);
+          return !known.ok() || known->starts_in_flight == 0;
+        },
+        60s);
     if (signals_.caught()) return false;
     if (!settled)
       return fail("the burst", absl::DeadlineExceededError("starts are still in flight after 60 s"));
-    const faaskit::QueueStats stats = platform_.stats(slow.function.name);
+    if (!known.ok()) return fail("the burst's figures", known.status());
+    const faaskit::QueueStats& stats = *known;
     std::cout << absl::StrFormat(
         "  %d calls were served by a returned sandbox while a new one was being made for them;\n"
         "  %d new sandboxes found nobody waiting any more\n",
@@ -271,29 +190,23 @@ class Demo {
   // Waits out the grace time, then asks the kernel about every sandbox.
   bool frozen() {
     std::cout << style_.bold("afterwards") << std::endl;
-    const faaskit::FreezerKind kind = platform_.freezer().kind();
-    if (kind == faaskit::FreezerKind::none) {
-      std::cout << "  idle sandboxes run on: this machine has no freezer\n\n";
-      return true;
-    }
-    std::size_t idle = 0, frozen = 0;
+    absl::StatusOr<std::optional<Frozen>> count;
     const bool all = wait_for(
         [&] {
-          idle = frozen = 0;
-          for (const faaskit::SandboxView& sandbox : platform_.sandboxes()) {
-            ++idle;
-            const auto check = platform_.host().check_kernel(sandbox.id);
-            // An answer counts only for a sandbox that stood still while the question was asked.
-            if (check && check->frozen && check->before.generation == check->after.generation) ++frozen;
-          }
-          return idle > 0 && frozen == idle;
+          count = door_.frozen();
+          return !count.ok() || !*count || ((*count)->idle > 0 && (*count)->frozen == (*count)->idle);
         },
         10s);
     if (signals_.caught()) return false;
+    if (!count.ok()) return fail("freezing", count.status());
+    if (!*count) {
+      std::cout << "  idle sandboxes run on: this machine has no freezer\n\n";
+      return true;
+    }
     std::cout << absl::StrFormat("  %d sandboxes are idle; the kernel says that %d of them are frozen\n\n",
-                                 idle, frozen);
-    return all || fail("freezing",
-                       absl::DeadlineExceededError(absl::StrFormat("%d of %d after 10 s", frozen, idle)));
+                                 (*count)->idle, (*count)->frozen);
+    return all || fail("freezing", absl::DeadlineExceededError(absl::StrFormat(
+                                       "%d of %d after 10 s", (*count)->frozen, (*count)->idle)));
   }
 
   bool verdict() {
@@ -318,14 +231,13 @@ class Demo {
   }
 
   std::future<InvocationResult> begin(const Subject& subject, std::string_view payload) {
-    const auto bytes = std::as_bytes(std::span(payload));
-    return platform_.async_invoke(subject.function.name, {bytes.begin(), bytes.end()}, {}, asio::use_future);
+    return door_.begin(subject.function.name, payload);
   }
 
   // When the demo is told to stop, a call that still waits for a sandbox must not wait for its deadline.
   InvocationResult finish(std::future<InvocationResult> call) {
     while (call.wait_for(100ms) != std::future_status::ready) {
-      if (signals_.caught()) platform_.invoker().async_stop([](const absl::Status&) {});
+      if (signals_.caught()) door_.give_up();
     }
     return call.get();
   }
@@ -360,7 +272,7 @@ class Demo {
     return false;
   }
 
-  Platform& platform_;
+  Door& door_;
   std::vector<Subject> subjects_;
   const StopSignals& signals_;
   const Style style_ = Style::for_stdout();
@@ -368,34 +280,30 @@ class Demo {
 
 int run(const Options& options) {
   StopSignals signals;
-  absl::StatusOr<std::vector<Subject>> subjects = make_subjects(options);
+  absl::StatusOr<std::vector<Subject>> subjects = make_subjects(options.input);
   if (!subjects.ok()) {
     std::cerr << "faaskit_demo: " << subjects.status().ToString() << '\n';
     return 1;
   }
-
-  faaskit::local::PlatformOptions wanted;
-  wanted.instance = options.instance;
-  if (!options.runtime_dir.empty()) wanted.runtime_dir = options.runtime_dir;
-  // Eight slow starts at once on a small, busy machine.
-  wanted.channel.hello_timeout = 60s;
-  if (options.verbose) wanted.events = std::make_shared<PrintEvents>();
-  absl::StatusOr<std::unique_ptr<Platform>> platform = faaskit::local::make_platform(wanted);
-  if (!platform.ok()) {
-    std::cerr << "faaskit_demo: " << platform.status().ToString() << '\n';
+  absl::StatusOr<std::unique_ptr<Door>> opened = options.library ? open_library(options) : open_http(options);
+  if (!opened.ok()) {
+    std::cerr << "faaskit_demo: " << opened.status().ToString() << '\n';
     if (::geteuid() != 0)
       std::cerr << "You are not root. Sandboxes need cgroups, namespaces and user ids of their own: run it "
                    "as root\n"
                    "(sudo ./dev demo). ./dev doctor tells what this machine offers.\n";
     return 1;
   }
-  // These functions are our own: whatever isolation the machine has will do, and the demo says which.
-  for (Subject& subject : *subjects) subject.function.minimum_isolation = (*platform)->factory().isolation();
-
-  Demo demo(**platform, *std::move(subjects), signals);
-  signals.watch([&] { (void)(*platform)->stop(); });
+  Door& door = **opened;
+  Demo demo(door, *std::move(subjects), signals);
+  Spike spike(door, options, [&signals] { return signals.caught() != 0; });
+  signals.watch([&] {
+    door.give_up();
+    (void)door.stop();
+  });
   bool good = demo.run();
-  const absl::Status stopped = (*platform)->stop();
+  if (good && !options.library && options.spike) good = spike.run();
+  const absl::Status stopped = door.stop();
   if (!stopped.ok()) {
     std::cerr << "faaskit_demo: stopping: " << stopped.ToString() << '\n';
     good = false;
@@ -406,7 +314,7 @@ int run(const Options& options) {
   }
   if (!options.json.empty()) {
     std::ofstream json(options.json);
-    json << to_json(demo.reports()) << std::flush;
+    json << to_json(demo.reports(), spike.rows()) << std::flush;
     if (!json) {
       std::cerr << "faaskit_demo: cannot write " << options.json << ": " << std::strerror(errno) << '\n';
       good = false;
@@ -417,21 +325,31 @@ int run(const Options& options) {
 
 std::optional<Options> parse(int argc, char** argv) {
   Options options;
+  std::string seconds = "8";
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    std::string* value = name == "--input"         ? &options.input
-                         : name == "--json"        ? &options.json
-                         : name == "--instance"    ? &options.instance
-                         : name == "--runtime-dir" ? &options.runtime_dir
-                                                   : nullptr;
+    std::string* value = name == "--input"           ? &options.input
+                         : name == "--json"          ? &options.json
+                         : name == "--instance"      ? &options.instance
+                         : name == "--runtime-dir"   ? &options.runtime_dir
+                         : name == "--spike-init"    ? &options.spike_init
+                         : name == "--spike-seconds" ? &seconds
+                                                     : nullptr;
     if (name == "--verbose") {
       options.verbose = true;
+    } else if (name == "--http" || name == "--library") {
+      options.library = name == "--library";
+    } else if (name == "--no-spike") {
+      options.spike = false;
     } else if (value != nullptr && i + 1 < argc) {
       *value = argv[++i];
     } else {
       return std::nullopt;
     }
   }
+  if (!absl::SimpleAtoi(seconds, &options.spike_seconds) || options.spike_seconds < 0 ||
+      options.spike_seconds > 60 || (options.spike_init != "sleep" && options.spike_init != "cpu"))
+    return std::nullopt;
   return options;
 }
 

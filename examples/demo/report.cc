@@ -16,14 +16,6 @@ namespace {
 using faaskit::StartKind;
 constexpr StartKind kStartKinds[] = {StartKind::cold, StartKind::warm, StartKind::stolen, StartKind::queued};
 
-// Nearest rank: a time that was really measured.
-nanoseconds percentile(std::vector<nanoseconds> times, double share) {
-  if (times.empty()) return {};
-  std::sort(times.begin(), times.end());
-  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(times.size())));
-  return times[std::max<std::size_t>(rank, 1) - 1];
-}
-
 struct Row {
   std::vector<nanoseconds> waits;
   std::vector<nanoseconds> totals;
@@ -52,6 +44,13 @@ std::int64_t microseconds(nanoseconds time) {
 }
 
 }  // namespace
+
+nanoseconds percentile(std::vector<nanoseconds> times, double share) {
+  if (times.empty()) return {};
+  std::sort(times.begin(), times.end());
+  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(times.size())));
+  return times[std::max<std::size_t>(rank, 1) - 1];
+}
 
 std::uint64_t FunctionReport::count(StartKind start) const {
   return static_cast<std::uint64_t>(
@@ -89,7 +88,19 @@ void print_table(std::ostream& out, const std::vector<FunctionReport>& functions
   }
 }
 
-std::string to_json(const std::vector<FunctionReport>& functions) {
+void print_spike(std::ostream& out, const std::vector<SpikeRow>& rows, const Style& style) {
+  out << style.bold(absl::StrFormat("%-26s  %6s  %6s  %10s  %10s  %10s", "20 clients, after the step",
+                                    "calls", "errors", "p50", "p99", "slowest"))
+      << '\n';
+  for (const SpikeRow& row : rows) {
+    const std::string line =
+        absl::StrFormat("%-26s  %6d  %6d  %10s  %10s  %10s", row.name, row.calls, row.errors,
+                        to_text(row.p50), to_text(row.p99), to_text(row.max));
+    out << (row.errors > 0 ? style.bad(line) : line) << '\n';
+  }
+}
+
+std::string to_json(const std::vector<FunctionReport>& functions, const std::vector<SpikeRow>& spike) {
   std::string json = "{\"functions\":[";
   std::uint64_t errors = 0;
   const char* separator = "";
@@ -102,6 +113,14 @@ std::string to_json(const std::vector<FunctionReport>& functions) {
                     ",\"p50_wait_us\":", microseconds(percentile(waits, 0.5)),
                     ",\"p99_wait_us\":", microseconds(percentile(waits, 0.99)), "}");
     errors += function.errors;
+    separator = ",";
+  }
+  absl::StrAppend(&json, "],\"spike\":[");
+  separator = "";
+  for (const SpikeRow& row : spike) {
+    absl::StrAppend(&json, separator, "{\"name\":\"", row.name, "\",\"calls\":", row.calls,
+                    ",\"errors\":", row.errors, ",\"p50_us\":", microseconds(row.p50),
+                    ",\"p99_us\":", microseconds(row.p99), "}");
     separator = ",";
   }
   absl::StrAppend(&json, "],\"errors\":", errors, "}\n");

@@ -47,6 +47,20 @@ class Style {
 // Per function, a row for each start kind that occurred and one for all.
 void print_table(std::ostream& out, const std::vector<FunctionReport>& functions, const Style& style);
 
-std::string to_json(const std::vector<FunctionReport>& functions);
+// What the clients felt of a spike.
+struct SpikeRow {
+  std::string name;  // "start on demand"
+  std::uint64_t calls = 0;
+  std::uint64_t errors = 0;
+  nanoseconds p50{};
+  nanoseconds p99{};
+  nanoseconds max{};
+};
+void print_spike(std::ostream& out, const std::vector<SpikeRow>& rows, const Style& style);
+
+// Nearest rank: a time that was really measured.
+nanoseconds percentile(std::vector<nanoseconds> times, double share);
+
+std::string to_json(const std::vector<FunctionReport>& functions, const std::vector<SpikeRow>& spike);
 
 }  // namespace demo
