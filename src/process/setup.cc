@@ -14,8 +14,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 #include <absl/strings/str_cat.h>
@@ -117,55 +115,6 @@ void close_from(Program& program, unsigned first) {
 
 }  // namespace
 
-std::vector<HostPath> survey(const std::vector<std::string>& paths) {
-  std::vector<HostPath> found;
-  for (const std::string& path : paths) {
-    const bool covered = std::any_of(found.begin(), found.end(), [&](const HostPath& earlier) {
-      return path == earlier.path ||
-             (earlier.kind == HostPath::Kind::directory && path.rfind(earlier.path + "/", 0) == 0);
-    });
-    struct stat info{};
-    if (covered || ::lstat(path.c_str(), &info) != 0) continue;
-    HostPath entry{HostPath::Kind::directory, path, ""};
-    if (S_ISLNK(info.st_mode)) {
-      std::error_code error;
-      entry.kind = HostPath::Kind::link;
-      entry.target = std::filesystem::read_symlink(path, error).string();
-      if (error) continue;
-    } else if (S_ISREG(info.st_mode)) {
-      entry.kind = HostPath::Kind::file;
-    } else if (!S_ISDIR(info.st_mode)) {
-      continue;
-    }
-    found.push_back(std::move(entry));
-  }
-  return found;
-}
-
-Namespaces available_namespaces(const std::string& known_in, const std::string& limits) {
-  Namespaces result;
-  const struct {
-    const char* name;
-    const char* words;
-    std::uint64_t flag;
-  } known[] = {{"mnt", "mount", CLONE_NEWNS}, {"pid", "pid", CLONE_NEWPID}, {"ipc", "ipc", CLONE_NEWIPC},
-               {"uts", "uts", CLONE_NEWUTS},  {"net", "net", CLONE_NEWNET}, {"user", "user", 0},
-               {"cgroup", "cgroup", 0}};
-  for (const auto& one : known) {
-    // No such file: no limit.
-    std::uint64_t allowed = 1;
-    std::ifstream(absl::StrCat(limits, "/max_", one.name, "_namespaces")) >> allowed;
-    if (allowed > 0 && ::access(absl::StrCat(known_in, "/", one.name).c_str(), F_OK) == 0) {
-      result.at_birth |= one.flag;
-      if (std::string_view(one.name) == "user") result.user = true;
-      if (std::string_view(one.name) == "cgroup") result.cgroup = true;
-    } else {
-      absl::StrAppend(&result.missing, result.missing.empty() ? "" : ", ", one.words, " namespace");
-    }
-  }
-  return result;
-}
-
 Program parked(const ParkPlan& plan) {
   Program program;
   program.call("session", SYS_setsid, {});
@@ -239,7 +188,7 @@ Program parked(const ParkPlan& plan) {
   make_file(program, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n");
 
   make_directory(program, "faaskit");
-  make_file(program, "faaskit/runtime.py", plan.python_runtime);
+  for (const auto& [name, content] : *plan.files) make_file(program, "faaskit/" + name, content);
   make_directory(program, "code");
 
   // pivot_root(".", ".") puts the old root on top of the new one, from where it is taken off.

@@ -8,37 +8,19 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
+#include "process/machine.h"
 #include "process/program.h"
 
 namespace faaskit::process {
 
 inline constexpr std::uint32_t kInsideId = 1000;
 
-struct HostPath {
-  enum class Kind { directory, file, link };
-  Kind kind = Kind::directory;
-  std::string path;    // absolute
-  std::string target;  // of a link
-};
-// What of `paths` there is. A path beneath an earlier directory is left out: it is there already.
-std::vector<HostPath> survey(const std::vector<std::string>& paths);
-
-struct Namespaces {
-  std::uint64_t at_birth = 0;  // CLONE_NEW*
-  bool user = false;
-  bool cgroup = false;
-  std::string missing;  // names, for people
-};
-// What the kernel knows and its limits allow. `limits`: see namespaces(7), /proc/sys/user.
-Namespaces available_namespaces(const std::string& known = "/proc/self/ns",
-                                const std::string& limits = "/proc/sys/user");
-
 struct ParkPlan {
   const std::vector<HostPath>* tree = nullptr;
-  std::string_view python_runtime;
+  const std::vector<std::pair<std::string, std::string>>* files = nullptr;  // in /faaskit, with their content
   std::uint32_t uid = 0;
   std::uint64_t tmp_bytes = 0;
   bool cgroup_namespace = false;

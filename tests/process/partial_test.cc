@@ -9,6 +9,7 @@
 
 #include <set>
 
+#include "process/machine.h"
 #include "process/setup.h"
 
 namespace faaskit::process {
@@ -61,7 +62,9 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   const std::uint32_t uid = 2000000 + static_cast<std::uint32_t>(::getpid());
   const std::vector<HostPath> tree = survey({"/usr", "/bin", "/lib", "/lib64"});
   ParkPlan park;
+  const std::vector<std::pair<std::string, std::string>> files = {{"runtime.py", ""}};
   park.tree = &tree;
+  park.files = &files;
   park.uid = uid;
   park.tmp_bytes = 1 << 20;
   FurnishPlan furnish;

@@ -37,8 +37,12 @@ struct FactoryOptions {
   // A real ELF file below one of host_paths; empty: /usr/bin/python3 or /usr/local/bin/python3, resolved.
   // None there: functions of runtime "python3" are refused, everything else works.
   std::string python = {};
+  // The same for Node.js and runtime "node"; empty: /usr/bin/node or /usr/local/bin/node.
+  std::string node = {};
   // Source of the Python worker; empty: the one built in.
   std::string python_runtime = {};
+  // Of the Node.js worker.
+  std::string node_runtime = {};
   // What of the host a sandbox sees, read-only, nosuid, nodev. Symbolic links are copied, what is not there
   // is left out.
   std::vector<std::string> host_paths = {"/usr",
