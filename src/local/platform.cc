@@ -150,6 +150,7 @@ class PlatformImpl final : public Platform {
     parts.clock = p.clock_;
     parts.events = options.events;
     parts.logs = options.logs;
+    parts.codes = options.codes;
     absl::StatusOr<std::unique_ptr<LocalHost>> host =
         make_local_host(executors, std::move(parts), options.host);
     if (!host.ok()) return host.status();
@@ -164,10 +165,12 @@ class PlatformImpl final : public Platform {
                                                                      .starts = p.starts_.get(),
                                                                      .slots = p.slots_.get(),
                                                                      .host = p.host_.get(),
-                                                                     .clock = p.clock_},
+                                                                     .clock = p.clock_,
+                                                                     .records = options.records},
                                                                     options.invoker);
     if (!invoker.ok()) return invoker.status();
     p.invoker_ = *std::move(invoker);
+    p.allow_host_network_ = options.allow_host_network;
     return platform;
   }
 
@@ -184,13 +187,28 @@ class PlatformImpl final : public Platform {
   }
 
   absl::Status deploy(Function function) override {
+    if (function.network == Network::host && !allow_host_network_) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("deploy %s: network is host, and PlatformOptions.allow_host_network is false; "
+                          "network loopback would be accepted",
+                          function.name));
+    }
     absl::StatusOr<FunctionHandle> handle = idle_->resolve(function.name);
     if (!handle.ok()) return handle.status();
     // One deploy at a time, so that versions reach host and queue in the same order.
     std::lock_guard deploying(deploy_mutex_);
-    const Version version = ++last_version_;
+    Version& last = last_versions_[function.name];
+    const Version version = function.version.value_or(last + 1);
+    if (version <= last) {
+      return absl::AbortedError(
+          absl::StrFormat("deploy %s: version %d, but %d was there already; it must be "
+                          "larger",
+                          function.name, version, last));
+    }
     HostedFunction hosted;
     hosted.handle = *handle;
+    hosted.code = std::move(function.code);
+    hosted.warm_up = std::move(function.warm_up);
     hosted.keep_alive = function.keep_alive;
     hosted.spec = {.name = function.name,
                    .version = version,
@@ -199,15 +217,18 @@ class PlatformImpl final : public Platform {
                    .handler = std::move(function.handler),
                    .env = std::move(function.env),
                    .limits = function.limits,
+                   .network = function.network,
                    .minimum_isolation = function.minimum_isolation};
     DefineParams params{.function = *handle, .config = {}};
     params.config.version = version;
     params.config.caps = function.caps;
     params.config.policy = function.policy;
     params.config.retry = function.retry;
+    params.config.provisioned = function.provisioned;
     // Before the host learns of it: what is refused leaves the version that works as it is.
     if (absl::Status valid = validate(function.name, params.config); !valid.ok()) return valid;
     if (absl::Status known = host_->deploy(std::move(hosted)); !known.ok()) return known;
+    last = version;
     absl::Status defined = idle_->async_define(std::move(params), asio::use_future).get();
     if (!defined.ok()) return defined;
     std::unique_lock lock(functions_mutex_);
@@ -227,9 +248,13 @@ class PlatformImpl final : public Platform {
             .payload = std::move(payload),
             .content_type = std::move(options.content_type),
             .trace = std::move(options.trace),
+            .metadata = std::move(options.metadata),
+            .stream = std::move(options.stream),
+            .phases = options.phases,
             .timeout = options.timeout,
             .priority = options.priority,
-            .tenant = std::move(options.tenant)};
+            .tenant = std::move(options.tenant),
+            .shard = options.shard};
   }
 
   QueueStats stats(std::string_view function) const override {
@@ -276,7 +301,9 @@ class PlatformImpl final : public Platform {
   std::unique_ptr<LocalHost> host_;
   std::unique_ptr<Invoker> invoker_;
   std::mutex deploy_mutex_;
-  Version last_version_ = 0;
+  // Of every name that was ever deployed: the queue remembers those too.
+  std::map<std::string, Version, std::less<>> last_versions_;
+  bool allow_host_network_ = false;
   mutable std::shared_mutex functions_mutex_;
   std::map<std::string, FunctionHandle, std::less<>> functions_;
   std::unique_ptr<Threads> threads_;  // last: no thread outlives what it works on

@@ -270,6 +270,36 @@ TEST_CASE("a redeploy that is refused leaves the version that works as it is", "
   CHECK(stage.invoke("f", "echo fine").text() == "fine");
 }
 
+TEST_CASE("versions are the caller's to count, or the platform's; never an old one again", "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f"});
+  CHECK(stage.invoke("f", "echo x").version == 1);
+  stage.deploy({.name = "f", .version = 7});
+  CHECK(stage.invoke("f", "echo x").version == 7);
+  stage.deploy({.name = "f"});
+  CHECK(stage.invoke("f", "echo x").version == 8);
+  stage.deploy({.name = "g"});
+  CHECK(stage.invoke("g", "echo x").version == 1);
+  const std::string file = stage.folder.write("old.py", kCommands);
+  const absl::Status old =
+      stage.platform->deploy({.name = "f", .version = 8, .code_path = file, .handler = "old:handler"});
+  CHECK(absl::IsAborted(old));
+  CHECK_THAT(std::string(old.message()), ContainsSubstring("version 8, but 8 was there already"));
+}
+
+TEST_CASE("the host's network is for functions of platforms that allow it", "[local]") {
+  Stage stage;
+  const std::string file = stage.folder.write("f.py", kCommands);
+  const absl::Status refused = stage.platform->deploy(
+      {.name = "f", .code_path = file, .handler = "f:handler", .network = Network::host});
+  CHECK(absl::IsFailedPrecondition(refused));
+  CHECK_THAT(std::string(refused.message()), ContainsSubstring("allow_host_network"));
+  local::PlatformOptions options;
+  options.allow_host_network = true;
+  Stage open(options);
+  open.deploy({.name = "f", .network = Network::host});
+}
+
 TEST_CASE("destroying a platform answers every call that waits", "[local]") {
   std::atomic<int> answered{0};
   std::atomic<int> cancelled{0};
