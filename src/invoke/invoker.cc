@@ -1,5 +1,6 @@
 #include "faaskit/invoke/invoker.h"
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <random>
@@ -20,6 +21,32 @@
 namespace faaskit {
 namespace {
 
+// A call's stream, as its host sees it. Whatever a host or channel does, nothing reaches the caller's stream
+// after close(). On the sandbox's home shard, as close() is.
+class Relay final : public ReplyStream {
+ public:
+  Relay(std::shared_ptr<InvocationStream> to, InvocationResult so_far)
+      : to_(std::move(to)), so_far_(std::move(so_far)) {}
+
+  void head(ReplyHead head) override {
+    if (!to_ || begun_) return;
+    begun_ = true;
+    to_->head(so_far_, std::move(head));
+  }
+  void body(Bytes part, Taken taken) override {
+    if (to_ && begun_) to_->body(std::move(part), std::move(taken));
+  }
+
+  // The caller has seen the beginning of this attempt's answer: there can be no other.
+  bool begun() const { return begun_; }
+  void close() { to_.reset(); }
+
+ private:
+  std::shared_ptr<InvocationStream> to_;
+  const InvocationResult so_far_;
+  bool begun_ = false;
+};
+
 // One invocation under way. Touched on its shard's thread only, once it has begun to wait.
 struct Call {
   Call(Handler<InvocationResult> handler, TimePoint deadline, std::uint32_t max_attempts)
@@ -32,7 +59,14 @@ struct Call {
   TimePoint deadline;
   ShardIndex shard = 0;
   std::optional<Lease> lease;
+  std::shared_ptr<Relay> relay;
   InvocationResult result;
+  // Of the record alone.
+  std::chrono::system_clock::time_point arrived;
+  std::uint64_t payload_bytes = 0;
+  std::uint64_t reply_bytes = 0;
+  std::uint64_t log_bytes = 0;
+  std::uint64_t lost_log_bytes = 0;
   asio::cancellation_signal stop_waiting;
   bool cancellable = false;
   bool cancelled = false;
@@ -66,6 +100,9 @@ class InvokerImpl final : public Invoker {
     call->home = std::move(home);
     call->invocation = std::move(invocation);
     call->begun = now;
+    if (parts_.records) call->arrived = std::chrono::system_clock::now();
+    call->payload_bytes = call->invocation.payload.size();
+    call->result.phases = call->invocation.phases;
     call->deadline = deadline;
     call->result.request = {.invoker = id_,
                             .sequence = next_sequence_.fetch_add(1, std::memory_order_relaxed) + 1};
@@ -166,7 +203,9 @@ class InvokerImpl final : public Invoker {
     call->result.version = lease.sandbox().version;
     call->result.cross_shard = lease.cross_shard();
     call->result.attempts = call->machine.attempt();
+    call->result.phases.set(Phase::acquire, call->result.wait);
     call->machine.acquired(lease.ticket());
+    if (call->invocation.stream) call->relay = std::make_shared<Relay>(call->invocation.stream, call->result);
     const ShardIndex home = lease.sandbox().home_shard;
     HostCall host_call{.sandbox = lease.sandbox().id,
                        .home_shard = home,
@@ -175,7 +214,9 @@ class InvokerImpl final : public Invoker {
                        .deadline = call->deadline,
                        .trace = call->invocation.trace,
                        .content_type = call->invocation.content_type,
-                       .payload = std::move(call->invocation.payload)};
+                       .metadata = call->invocation.metadata,
+                       .payload = std::move(call->invocation.payload),
+                       .stream = call->relay};
     call->lease.emplace(std::move(lease));
     parts_.host->async_call(std::move(host_call),
                             asio::bind_executor(executors_.shards[home % executors_.shards.size()],
@@ -185,22 +226,47 @@ class InvokerImpl final : public Invoker {
   }
 
   void replied(const CallPtr& call, HostReply reply) {
-    const InvocationMachine::CallEnd end{
+    InvocationMachine::CallEnd end{
         .status = reply.status, .never_began = reply.never_began, .clean = reply.clean};
+    if (call->relay) {
+      if (call->relay->begun()) end.never_began = false;
+      call->relay->close();
+    }
     InvocationMachine::Step step = call->machine.called(end, parts_.clock->now());
     call->invocation.payload = std::move(reply.payload);
     call->result.run = reply.run_time;
     call->result.log_tail = std::move(reply.log_tail);
+    call->result.memory_peak_bytes = reply.memory_peak_bytes;
+    call->result.memory_source = reply.memory_source;
+    take_phases(*call, reply.phases);
+    call->log_bytes = reply.log_bytes;
+    call->lost_log_bytes = reply.lost_log_bytes;
     if (step.action == InvocationMachine::Action::finish && step.status.ok()) {
       step.status = std::move(reply.reply.function_status);
+      call->reply_bytes = std::max<std::uint64_t>(reply.reply.payload_bytes, reply.reply.payload.size());
       call->result.payload = std::move(reply.reply.payload);
       call->result.content_type = std::move(reply.reply.content_type);
+      call->result.metadata = std::move(reply.reply.metadata);
     }
     perform(call, std::move(step));
   }
 
+  // Those of the attempt that ended last.
+  static void take_phases(Call& call, const Phases& host) {
+    Phases& phases = call.result.phases = call.invocation.phases;
+    phases.set(Phase::acquire, call.result.wait);
+    for (std::size_t i = 0; i < kPhaseCount; ++i) {
+      const Phase phase = static_cast<Phase>(i);
+      const bool of_start = phase >= Phase::start_queue && phase <= Phase::hello;
+      // A start that nobody waited for did not cost its first call any time.
+      if (host.has(phase) && (!of_start || call.result.start == StartKind::cold))
+        phases.set(phase, host[phase]);
+    }
+  }
+
   void perform(const CallPtr& call, InvocationMachine::Step step) {
     if (step.settle) {
+      const TimePoint begun = parts_.clock->now();
       Lease lease = *std::move(call->lease);
       call->lease.reset();
       switch (step.outcome) {
@@ -208,6 +274,9 @@ class InvokerImpl final : public Invoker {
         case Outcome::retired: std::move(lease).retire(); break;
         case Outcome::refused: std::move(lease).refuse(); break;
       }
+      Phases& phases = call->result.phases;
+      const auto before = phases.has(Phase::settle) ? phases[Phase::settle] : std::chrono::nanoseconds(0);
+      phases.set(Phase::settle, before + (parts_.clock->now() - begun));
     }
     if (step.action == InvocationMachine::Action::acquire) return acquire(call);
     finish(*call, std::move(step.status));
@@ -223,17 +292,45 @@ class InvokerImpl final : public Invoker {
     call.result.total = parts_.clock->now() - call.begun;
     if (call.result.sandbox.host == 0) call.result.wait = call.result.total;
     const ShardIndex shard = call.shard;
+    std::optional<ExecutionRecord> record;
+    if (parts_.records) record = begin_record(call);
     asio::post(call.home, [done = std::move(call.done), result = std::move(call.result),
                            cancellable = call.cancellable]() mutable {
       if (cancellable) asio::get_associated_cancellation_slot(done).clear();
       std::move(done)(std::move(result));
     });
+    if (record) {
+      record->tenant = std::move(call.invocation.tenant);
+      record->trace = std::move(call.invocation.trace);
+      parts_.records->write(*record);
+    }
     under_way_[shard].calls.fetch_sub(1);
     if (stopping_) {
       asio::post(executors_.shards[0], [this, alive = alive_] {
         if (*alive) tell_stopped();
       });
     }
+  }
+
+  // What is known before the result is given away; its texts are added once the caller has its answer.
+  static ExecutionRecord begin_record(const Call& call) {
+    const InvocationResult& result = call.result;
+    return {.request = result.request,
+            .version = result.version,
+            .arrived = call.arrived,
+            .status = result.status,
+            .start = result.start,
+            .sandbox = result.sandbox,
+            .cross_shard = result.cross_shard,
+            .attempts = result.attempts,
+            .total = result.total,
+            .phases = result.phases,
+            .payload_bytes = call.payload_bytes,
+            .reply_bytes = call.reply_bytes,
+            .memory_peak_bytes = result.memory_peak_bytes,
+            .memory_source = result.memory_source,
+            .log_bytes = call.log_bytes,
+            .lost_log_bytes = call.lost_log_bytes};
   }
 
   // -- Stop. On shard 0, but for the flag.

@@ -184,7 +184,9 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
                   .idle_for = std::chrono::duration_cast<std::chrono::microseconds>(admission.idle_for),
                   .trace = std::move(call.trace),
                   .content_type = std::move(call.content_type),
-                  .payload = std::move(call.payload)};
+                  .metadata = std::move(call.metadata),
+                  .payload = std::move(call.payload),
+                  .stream = std::move(call.stream)};
   running_.emplace(std::move(call), std::move(home), std::move(done));
   running_->begun = now;
   running_->thawed = admission.thaw;

@@ -38,6 +38,7 @@ struct Script {
   int freezes = 0;
   int seats = 0;
   std::vector<Channel::CallHandler> calls;  // begun, not answered
+  std::vector<ChannelCall> sent;            // the same calls, and those that are answered
 };
 
 class FakeSeat final : public Seat {
@@ -137,7 +138,8 @@ class FakeChannel final : public Channel {
     asio::post(home_, [done = std::move(done)]() mutable { done(Hello{}); });
   }
   void on_closed(ClosedHandler) override {}
-  std::size_t begin_call(ChannelCall, CallHandler done) override {
+  std::size_t begin_call(ChannelCall call, CallHandler done) override {
+    script_.sent.push_back(std::move(call));
     script_.calls.push_back(std::move(done));
     return 0;
   }
@@ -214,6 +216,12 @@ class EventList final : public EventSink {
   std::vector<Event> events_;
 };
 
+class RecordList final : public RecordSink {
+ public:
+  void write(const ExecutionRecord& record) override { records.push_back(record); }
+  std::vector<ExecutionRecord> records;
+};
+
 struct HostStage {
   explicit HostStage(LocalHostOptions options = {}) {
     executors.shards = {io.get_executor()};
@@ -236,7 +244,8 @@ struct HostStage {
                                        .starts = starts.get(),
                                        .slots = slots.get(),
                                        .host = host.get(),
-                                       .clock = clock})
+                                       .clock = clock,
+                                       .records = records})
                   .value();
     run();
   }
@@ -272,8 +281,7 @@ struct HostStage {
     run();
   }
   // Its result arrives in `results`.
-  void call(const std::string& name) {
-    Invocation invocation;
+  void call(const std::string& name, Invocation invocation = {}) {
     invocation.function = idle->resolve(name).value();
     invocation.timeout = 60s;
     invoker->async_invoke(std::move(invocation),
@@ -282,12 +290,12 @@ struct HostStage {
                           }));
     run();
   }
-  // The call that began first ends well.
-  void answer() {
+  // The call that began first ends so.
+  void answer(CallResult result = {}) {
     REQUIRE_FALSE(script.calls.empty());
     Channel::CallHandler done = std::move(script.calls.front());
     script.calls.erase(script.calls.begin());
-    done(CallResult{});
+    done(std::move(result));
     run();
   }
   void call_and_answer(const std::string& name) {
@@ -301,6 +309,7 @@ struct HostStage {
   asio::io_context io{1};
   std::shared_ptr<ManualClock> clock = std::make_shared<ManualClock>();
   std::shared_ptr<EventList> events = std::make_shared<EventList>();
+  std::shared_ptr<RecordList> records = std::make_shared<RecordList>();
   HostExecutors executors;
   std::shared_ptr<SlowQueue> idle;
   std::unique_ptr<StartQueue> starts;

@@ -96,7 +96,7 @@ struct InvocationResult {
   std::chrono::nanoseconds run{};   // in the sandbox
   std::chrono::nanoseconds total{};
   std::string log_tail{};
-  // The record's, as far as they are over; `settle` is only in the record.
+  // The record's.
   Phases phases{};
   std::uint64_t memory_peak_bytes = 0;
   std::string_view memory_source{};

@@ -1,7 +1,7 @@
 // RecordSink: one execution record per invocation, whatever became of it.
 //
-// Thread safety: write() is called from any shard, after the caller's answer was posted, and must not block:
-// a sink that cannot keep up counts what it drops, and says so.
+// Thread safety: write() is called from any thread, a shard's mostly, after the caller's answer was posted,
+// and must not block: a sink that cannot keep up counts what it drops, and says so.
 #pragma once
 
 #include <chrono>
