@@ -112,7 +112,6 @@ struct Limit {
   const char* controller;
   const std::string& v1;
   int* index;
-  bool required;  // for missing_limits()
 };
 
 }  // namespace
@@ -131,9 +130,9 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
   shared->instance = *std::move(instance);
 
   // A controller is bound to one version at a time, so what v2 lists cannot be had on v1.
-  const Limit limits[] = {{"memory", layout.v1_memory, &shared->memory, true},
-                          {"pids", layout.v1_pids, &shared->pids, true},
-                          {"cpu", layout.v1_cpu, &shared->cpu, false}};
+  const Limit limits[] = {{"memory", layout.v1_memory, &shared->memory},
+                          {"pids", layout.v1_pids, &shared->pids},
+                          {"cpu", layout.v1_cpu, &shared->cpu}};
   // v2 also serves to be born into and to kill with, whatever freezes; v1 by choice is v1 alone.
   const bool use_v2 = options.choice != Choice::cgroup_v1 && !layout.v2.empty();
   Groups groups(*shared, group_name(options.instance),
@@ -193,7 +192,7 @@ absl::StatusOr<std::unique_ptr<Freezer>> make_freezer(FreezerOptions options) {
       if (error == 0) {
         *limit.index = shared->v2;
       } else {
-        if (limit.required) missing.push_back(limit.controller);
+        missing.push_back(limit.controller);
         if (shared->events)
           shared->events->emit({Severity::warning, "freezer.limit_missing", "",
                                 absl::StrCat(limit.controller, ": no controller can be used here")});

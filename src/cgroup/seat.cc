@@ -8,13 +8,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include <absl/strings/str_cat.h>
 
 #include "cgroup/files.h"
+#include "cgroup/limits.h"
 #include "support/errno_status.h"
 
 namespace faaskit::cgroup {
@@ -93,34 +93,19 @@ class CgroupSeat final : public Seat {
 
   absl::Status set_limits(const ResourceLimits& limits) override {
     if (shared_->memory != kNoGroup) {
-      const std::string bytes = std::to_string(limits.memory_bytes);
       const Group& group = at(shared_->memory);
-      if (group.v2) {
-        if (absl::Status s = write(group, "memory.max", bytes); !s.ok()) return s;
-        // Swap would let a sandbox exceed its memory; absent without swap accounting.
-        (void)write(group, "memory.swap.max", "0");
-        // One victim alone leaves a half-dead sandbox.
-        (void)write(group, "memory.oom.group", "1");
-      } else {
-        // The sum with swap may never be below the limit itself, so raising needs the other order.
-        (void)write(group, "memory.memsw.limit_in_bytes", bytes);
-        if (absl::Status s = write(group, "memory.limit_in_bytes", bytes); !s.ok()) return s;
-        (void)write(group, "memory.memsw.limit_in_bytes", bytes);
-      }
+      if (absl::Status s = write_all(group, memory_writes(group.v2, limits.memory_bytes)); !s.ok()) return s;
     }
-    if (shared_->pids != kNoGroup) {
-      if (absl::Status s = write(at(shared_->pids), "pids.max", std::to_string(limits.pids)); !s.ok())
-        return s;
-    }
-    if (shared_->cpu != kNoGroup) {
-      const Group& group = at(shared_->cpu);
-      const std::uint32_t weight = std::clamp<std::uint32_t>(limits.cpu_weight, 1, 10000);
-      // v1's scale has 1024 where v2's has 100.
-      absl::Status s = group.v2
-                           ? write(group, "cpu.weight", std::to_string(weight))
-                           : write(group, "cpu.shares", std::to_string(std::max(2u, weight * 1024 / 100)));
-      if (!s.ok()) return s;
-    }
+    if (shared_->pids != kNoGroup)
+      if (absl::Status s = write_all(at(shared_->pids), pids_writes(limits.pids)); !s.ok()) return s;
+    if (shared_->cpu == kNoGroup) return absl::OkStatus();
+    const Group& group = at(shared_->cpu);
+    if (absl::Status s = write_all(group, cpu_weight_writes(group.v2, limits.cpu_weight)); !s.ok()) return s;
+    // A new group has no bound, and most functions want none: that costs nothing, and needs no kernel that
+    // knows bounds.
+    if (limits.cpu_max_milli == cpu_max_milli_) return absl::OkStatus();
+    if (absl::Status s = write_all(group, cpu_max_writes(group.v2, limits.cpu_max_milli)); !s.ok()) return s;
+    cpu_max_milli_ = limits.cpu_max_milli;
     return absl::OkStatus();
   }
 
@@ -260,6 +245,14 @@ class CgroupSeat final : public Seat {
     return write_file(group.dir.get(), name_ + "/" + file, text, group.path);
   }
 
+  absl::Status write_all(const Group& group, const std::vector<LimitWrite>& writes) {
+    for (const LimitWrite& one : writes)
+      if (absl::Status s = write(group, one.file, one.text);
+          !s.ok() && !one.optional && !(one.may_exceed && absl::IsInvalidArgument(s)))
+        return s;
+    return absl::OkStatus();
+  }
+
   absl::Status write_state(std::string_view text) {
     if (!state_) return absl::FailedPreconditionError(absl::StrCat("seat ", name_, " was removed"));
     for (;;) {
@@ -286,9 +279,10 @@ class CgroupSeat final : public Seat {
 
   const std::shared_ptr<const Shared> shared_;
   const std::string name_;
-  UniqueFd state_;    // cgroup.freeze or freezer.state
-  UniqueFd birth_;    // the v2 directory, until adopt()
-  UniqueFd process_;  // see needs_process()
+  UniqueFd state_;                              // cgroup.freeze or freezer.state
+  UniqueFd birth_;                              // the v2 directory, until adopt()
+  UniqueFd process_;                            // see needs_process()
+  std::optional<std::uint32_t> cpu_max_milli_;  // as the kernel has it
   pid_t pid_ = -1;
   bool removed_ = false;
 };

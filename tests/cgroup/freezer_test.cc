@@ -139,11 +139,24 @@ TEST_CASE("limits are written where the sandbox will be, and can be replaced", "
     REQUIRE(status.ok());
     CHECK(file(layout.v1_memory, "memory.limit_in_bytes") == std::to_string(bytes) + "\n");
     CHECK(file(layout.v1_pids, "pids.max") == "9\n");
+    CHECK(file(layout.v1_cpu, "cpu.shares") == "1024\n");
+  }
+  CHECK(file(layout.v1_cpu, "cpu.cfs_quota_us") == "-1\n");
+  for (const auto& [milli, quota] : {std::pair<std::optional<std::uint32_t>, std::string>{500, "50000"},
+                                     {10, "1000"},
+                                     {2500, "250000"},
+                                     {std::nullopt, "-1"}}) {
+    const absl::Status status = seat->set_limits({.cpu_max_milli = milli});
+    INFO(status.ToString());
+    REQUIRE(status.ok());
+    CHECK(file(layout.v1_cpu, "cpu.cfs_quota_us") == quota + "\n");
+    CHECK(file(layout.v1_cpu, "cpu.cfs_period_us") == "100000\n");
   }
 
   auto child = sleeper(*seat);
   CHECK(file(layout.v1_memory, "cgroup.procs") == std::to_string(child.pid) + "\n");
   CHECK(file(layout.v1_pids, "cgroup.procs") == std::to_string(child.pid) + "\n");
+  CHECK(file(layout.v1_cpu, "cgroup.procs") == std::to_string(child.pid) + "\n");
   const SeatUsage usage = seat->usage();
   CHECK(usage.memory_source == "memory.max_usage_in_bytes");
   CHECK_FALSE(usage.oom_killed);
@@ -282,7 +295,7 @@ TEST_CASE("who may make no groups can still choose stop signals or none", "[cgro
     INFO(made.status().ToString());
     REQUIRE(made.ok());
     auto freezer = *std::move(made);
-    CHECK(freezer->missing_limits() == "memory, pids");
+    CHECK(freezer->missing_limits() == "memory, pids, cpu");
     if (probe().kind != Layout::Kind::none) CHECK(events->has("freezer.group_missing"));
     CHECK(events->has("freezer.limit_missing"));
     auto seat = freezer->prepare({.name = "sb-1"}).value();
@@ -315,7 +328,7 @@ TEST_CASE("limits that are missing are said to be", "[cgroup]") {
                                .probe = {dir.path() + "/mounts", "/proc/self/cgroup"}});
   INFO(freezer.status().ToString());
   REQUIRE(freezer.ok());
-  CHECK((*freezer)->missing_limits() == "memory, pids");
+  CHECK((*freezer)->missing_limits() == "memory, pids, cpu");
   CHECK((*freezer)->limits_source() == "memory: missing, pids: missing, cpu: missing");
   CHECK(events->has("freezer.limit_missing"));
 }

@@ -209,6 +209,7 @@ TEST_CASE("a spare killed by a stranger while parked is replaced, in its seat", 
           line.rfind("0::", 0) == 0
               ? choice == cgroup::Choice::cgroup_v2
               : line.find(":memory:") != std::string::npos || line.find(":pids:") != std::string::npos ||
+                    line.find(":cpu:") != std::string::npos ||
                     (line.find(":freezer:") != std::string::npos && choice == cgroup::Choice::cgroup_v1);
       if (ours) CHECK_THAT(line, ContainsSubstring("faaskit-t-proc-"));
     }
@@ -274,6 +275,7 @@ TEST_CASE("specs that cannot work are refused by the field at fault", "[process]
   refused("limits.pids", [](FunctionSpec& s) { s.limits.pids = 0; });
   refused("limits.cpu_weight", [](FunctionSpec& s) { s.limits.cpu_weight = 0; });
   refused("limits.cpu_weight", [](FunctionSpec& s) { s.limits.cpu_weight = 10001; });
+  refused("limits.cpu_max_milli", [](FunctionSpec& s) { s.limits.cpu_max_milli = 9; });
 }
 
 TEST_CASE("options that cannot work are refused by name", "[process]") {
