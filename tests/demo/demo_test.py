@@ -86,15 +86,17 @@ class Stage:
         self.json = os.path.join(self.folder, "figures.json")
 
     def command(self, *more):
-        return [self.demo, "--instance", self.instance, "--runtime-dir", self.runtime, *more]
+        # Most of what can go wrong is the library's; `http` and its kin go through the door.
+        way = () if "--http" in more else ("--library",)
+        return [self.demo, "--instance", self.instance, "--runtime-dir", self.runtime, *way, *more]
 
     def run(self, *more):
         done = subprocess.run(self.command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=150)
         print(done.stdout.decode("utf-8", "replace"))
         return done
 
-    def start_and_wait_for_burst(self):
-        demo = subprocess.Popen(self.command(), stdout=subprocess.PIPE)
+    def start_and_wait_for_burst(self, *more):
+        demo = subprocess.Popen(self.command(*more), stdout=subprocess.PIPE)
         for line in demo.stdout:
             print(line.decode().rstrip())
             if b"under way" in line:
@@ -133,7 +135,7 @@ def mounts():
 def check_figures(stage):
     with open(stage.json) as file:
         figures = json.load(file)
-    check(set(figures) == {"functions", "errors"}, "keys: %s" % sorted(figures))
+    check(set(figures) == {"functions", "spike", "errors"}, "keys: %s" % sorted(figures))
     check(figures["errors"] == 0, "errors: %s" % figures["errors"])
     keys = {"name", "cold", "warm", "stolen", "queued", "errors", "p50_wait_us", "p99_wait_us"}
     for function in figures["functions"]:
@@ -141,11 +143,12 @@ def check_figures(stage):
         check(all(isinstance(function[key], int) for key in keys - {"name"}), "not integers: %s" % function)
         check(function["cold"] > 0 and function["warm"] > 0, "no cold or no warm calls: %s" % function)
         check(function["p50_wait_us"] <= function["p99_wait_us"], "percentiles: %s" % function)
-    check(len(figures["functions"]) == 3, "functions: %s" % figures)
+    check(len(figures["functions"]) == 4, "functions: %s" % figures)
     for kind in "cold", "warm", "stolen", "queued":
         check(sum(function[kind] for function in figures["functions"]) > 0, "none %s: %s" % (kind, figures))
     calls = sum(function[kind] for function in figures["functions"] for kind in ("cold", "warm", "stolen", "queued"))
-    check(calls == 3 * 51 + 64, "calls: %d" % calls)
+    check(calls == 4 * 51 + 64, "calls: %d" % calls)
+    return figures
 
 
 def figures(stage):
@@ -154,6 +157,36 @@ def figures(stage):
     check(b"\x1b" not in done.stdout, "colours, though stdout is not a terminal")
     check_figures(stage)
     stage.check_clean()
+
+
+def http(stage):
+    # What ./dev demo does by default, with a spike that does not take so long.
+    done = stage.run("--http", "--spike-seconds", "2", "--json", stage.json)
+    check(done.returncode == 0, "exit status %d" % done.returncode)
+    spike = check_figures(stage)["spike"]
+    check([row["name"] for row in spike] == ["started on demand", "provisioned: 20"], "spike: %s" % spike)
+    check(all(row["errors"] == 0 and row["calls"] >= 20 for row in spike), "spike: %s" % spike)
+    check(b"function    start" in done.stdout and b"20 clients, after the step" in done.stdout, "a table is missing")
+    stage.check_clean()
+
+
+def http_killed_in_the_burst(stage):
+    demo = stage.start_and_wait_for_burst("--http")
+    family = descendants(demo.pid)
+    check(any(process.name == "faaskit-mini" for process in family), "no server among %s" % family)
+    demo.kill()
+    demo.wait()
+    # The server reads the end of its stdin, and stops by itself.
+    stage.check_clean(family)
+
+
+def http_terminated(stage):
+    demo = stage.start_and_wait_for_burst("--http")
+    family = descendants(demo.pid)
+    demo.send_signal(signal.SIGTERM)
+    demo.stdout.read()
+    check(demo.wait() == 128 + signal.SIGTERM, "exit status %s" % demo.returncode)
+    stage.check_clean(family)
 
 
 def own_text(stage):
@@ -227,8 +260,7 @@ def private_checkout(stage):
     checkout = os.path.join(stage.folder, "private")
     os.mkdir(checkout, 0o700)
     build = os.path.dirname(stage.demo)
-    for program in "faaskit_demo", "faaskit_demo_threshold":
-        shutil.copy(os.path.join(build, program), checkout)
+    shutil.copy(os.path.join(build, "faaskit_demo"), checkout)
     shutil.copytree(os.path.join(build, "faaskit_demo.files"), os.path.join(checkout, "faaskit_demo.files"))
     stage.demo = os.path.join(checkout, "faaskit_demo")
     check(stage.run("--json", stage.json).returncode == 0, "it failed")

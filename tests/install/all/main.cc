@@ -19,6 +19,19 @@
 #ifdef HAS_local
 #include <faaskit/local/platform.h>
 #endif
+#ifdef HAS_code
+#include <faaskit/code/code_store.h>
+#include <faaskit/code/manifest.h>
+#endif
+#ifdef HAS_registry
+#include <faaskit/registry/sqlite_registry.h>
+#endif
+#ifdef HAS_auth
+#include <faaskit/auth/jwt.h>
+#endif
+#ifdef HAS_sinks
+#include <faaskit/sinks/records.h>
+#endif
 
 // Taken, not called: what a sandbox needs may be missing here. The linker has to find it all the same.
 template <class Function>
@@ -53,6 +66,22 @@ int main() {
 #endif
 #ifdef HAS_local
   found += linked(&faaskit::local::make_platform);
+  ++wanted;
+#endif
+#ifdef HAS_code
+  found += linked(&faaskit::code::make_code_store) + linked(&faaskit::code::parse_manifest);
+  wanted += 2;
+#endif
+#ifdef HAS_registry
+  found += linked(&faaskit::registry::make_sqlite_registry);
+  ++wanted;
+#endif
+#ifdef HAS_auth
+  found += linked(&faaskit::auth::make_jwt_verifier);
+  ++wanted;
+#endif
+#ifdef HAS_sinks
+  found += linked(&faaskit::sinks::make_record_file_sink);
   ++wanted;
 #endif
   return found == wanted ? 0 : 1;
