@@ -55,6 +55,8 @@ absl::StatusOr<std::unique_ptr<Database>> Database::open(const std::string& path
   if (database->handle_ == nullptr) return absl::ResourceExhaustedError("registry: SQLite has no memory");
   if (result != SQLITE_OK) return database->status(result);
   sqlite3* const handle = database->handle_;
+  // SQLite is content with reading if it may not write.
+  if (sqlite3_db_readonly(handle, "main") == 1) return database->status(SQLITE_READONLY);
   sqlite3_busy_timeout(handle, static_cast<int>(busy_timeout.count()));
   // The file may have been written by somebody else: its schema is not trusted.
   sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
@@ -123,7 +125,9 @@ absl::Status Database::status(int error) const {
   absl::StrAppend(&message, sqlite3_errstr(error), " (SQLite ", error, ")");
   const bool from_system = (error & 0xff) == SQLITE_IOERR || (error & 0xff) == SQLITE_CANTOPEN;
   if (from_system && system_error != 0) absl::StrAppend(&message, ": ", std::strerror(system_error));
-  return absl::Status(code_of(error, from_system ? system_error : 0), message);
+  absl::StatusCode code = code_of(error, from_system ? system_error : 0);
+  if (serving_ && code != absl::StatusCode::kResourceExhausted) code = absl::StatusCode::kUnavailable;
+  return absl::Status(code, message);
 }
 
 }  // namespace faaskit::registry

@@ -86,6 +86,9 @@ class Database {
 
   // What SQLite says about `error`, for the operation at hand. See the header of the room for the codes.
   absl::Status status(int error) const;
+  // From now on a file that cannot be written or is damaged is kUnavailable: the words of the port leave
+  // kPermissionDenied to the rules about owners, and a caller can do nothing else about it either.
+  void set_serving() { serving_ = true; }
   int changes() const { return sqlite3_changes(handle_); }
   bool in_transaction() const { return sqlite3_get_autocommit(handle_) == 0; }
 
@@ -94,6 +97,7 @@ class Database {
 
   std::string path_;
   sqlite3* handle_ = nullptr;
+  bool serving_ = false;
 };
 
 // Rolls back unless it was committed. It takes the write lock at once: a transaction that began by reading

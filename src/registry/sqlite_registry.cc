@@ -113,14 +113,6 @@ absl::Status no_such(std::string_view name) {
   return absl::NotFoundError(absl::StrFormat("registry: there is no function '%s'", name));
 }
 
-// For one operation on the present file. The words of put() leave kPermissionDenied to the owner's rule, and
-// a caller of the others can do nothing else about a damaged or read-only file either.
-absl::Status as_operation(absl::Status status) {
-  if (status.code() == absl::StatusCode::kPermissionDenied || status.code() == absl::StatusCode::kDataLoss)
-    return absl::UnavailableError(status.message());
-  return status;
-}
-
 class SqliteRegistry final : public Registry {
  public:
   SqliteRegistry(SqliteRegistryOptions options, std::unique_ptr<Database> database)
@@ -133,6 +125,7 @@ class SqliteRegistry final : public Registry {
       if (!statement.ok()) return statement.status();
       statements_[i] = *statement;
     }
+    database_->set_serving();
     return absl::OkStatus();
   }
 
@@ -153,7 +146,7 @@ class SqliteRegistry final : public Registry {
     // What is stored is what a reader gets: microseconds.
     function.deployed_at = from_micros(to_micros(std::chrono::system_clock::now()));
     MutexLock lock(mutex_);
-    return operation<RegisteredFunction>(put_locked(std::move(function), code));
+    return put_locked(std::move(function), code);
   }
 
   absl::StatusOr<RegisteredFunction> get(std::string_view name) const override FAASKIT_EXCLUDES(mutex_) {
@@ -161,9 +154,9 @@ class SqliteRegistry final : public Registry {
     Query query = use(kCurrent);
     query.bind(name);
     const absl::StatusOr<bool> row = query.step();
-    if (!row.ok()) return as_operation(row.status());
+    if (!row.ok()) return row.status();
     if (!*row) return no_such(name);
-    return operation<RegisteredFunction>(read_function(query));
+    return read_function(query);
   }
 
   absl::StatusOr<std::vector<RegisteredFunction>> list() const override FAASKIT_EXCLUDES(mutex_) {
@@ -184,7 +177,7 @@ class SqliteRegistry final : public Registry {
 
   absl::Status remove(std::string_view name) override FAASKIT_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    return as_operation(remove_locked(name));
+    return remove_locked(name);
   }
 
   absl::StatusOr<std::vector<CodeId>> codes() const override FAASKIT_EXCLUDES(mutex_) {
@@ -193,7 +186,7 @@ class SqliteRegistry final : public Registry {
     std::vector<CodeId> codes;
     for (;;) {
       const absl::StatusOr<bool> row = query.step();
-      if (!row.ok()) return as_operation(row.status());
+      if (!row.ok()) return row.status();
       if (!*row) return codes;
       absl::StatusOr<CodeId> code = parse_code_id(query.text(0));
       if (!code.ok()) return code.status();
@@ -207,19 +200,19 @@ class SqliteRegistry final : public Registry {
           "add a key to %s: an id of %d and a hash of %d bytes; 1 to 64 and 1 to %d are allowed",
           key.function, key.id.size(), key.hash.size(), kMaxHashBytes));
     MutexLock lock(mutex_);
-    return as_operation(add_key_locked(key));
+    return add_key_locked(key);
   }
 
   absl::StatusOr<std::vector<AccessKey>> keys(std::string_view function) const override
       FAASKIT_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    if (absl::Status status = exists(function); !status.ok()) return as_operation(status);
+    if (absl::Status status = exists(function); !status.ok()) return status;
     Query query = use(kKeys);
     query.bind(function);
     std::vector<AccessKey> keys;
     for (;;) {
       const absl::StatusOr<bool> row = query.step();
-      if (!row.ok()) return as_operation(row.status());
+      if (!row.ok()) return row.status();
       if (!*row) return keys;
       keys.push_back({query.text(0), query.text(1), query.text(2), from_micros(query.integer(3))});
     }
@@ -229,7 +222,7 @@ class SqliteRegistry final : public Registry {
     MutexLock lock(mutex_);
     Query query = use(kRevokeKey);
     query.bind(function, id);
-    if (absl::Status status = query.run(); !status.ok()) return as_operation(status);
+    if (absl::Status status = query.run(); !status.ok()) return status;
     if (database_->changes() == 0)
       return absl::NotFoundError(absl::StrFormat("registry: function '%s' has no key '%s'", function, id));
     return absl::OkStatus();
@@ -239,19 +232,13 @@ class SqliteRegistry final : public Registry {
     MutexLock lock(mutex_);
     Query query = use(kRequireKey);
     query.bind(required ? 1 : 0, function);
-    if (absl::Status status = query.run(); !status.ok()) return as_operation(status);
+    if (absl::Status status = query.run(); !status.ok()) return status;
     return database_->changes() == 0 ? no_such(function) : absl::OkStatus();
   }
 
  private:
   Query use(Statement statement) const FAASKIT_REQUIRES(mutex_) {
     return Query(*database_, statements_[statement]);
-  }
-
-  template <typename T>
-  static absl::StatusOr<T> operation(absl::StatusOr<T> result) {
-    if (!result.ok()) return as_operation(result.status());
-    return result;
   }
 
   absl::Status exists(std::string_view name) const FAASKIT_REQUIRES(mutex_) {
@@ -273,10 +260,10 @@ class SqliteRegistry final : public Registry {
     std::vector<RegisteredFunction> functions;
     for (;;) {
       const absl::StatusOr<bool> row = query.step();
-      if (!row.ok()) return as_operation(row.status());
+      if (!row.ok()) return row.status();
       if (!*row) return functions;
       absl::StatusOr<RegisteredFunction> function = read_function(query);
-      if (!function.ok()) return as_operation(function.status());
+      if (!function.ok()) return function.status();
       functions.push_back(*std::move(function));
     }
   }

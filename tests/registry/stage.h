@@ -1,0 +1,68 @@
+// A folder for a registry, and words to fill it.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "catch.hpp"
+#include "faaskit/registry/sqlite_registry.h"
+
+namespace faaskit::registry {
+
+class Folder {
+ public:
+  Folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "faaskit-registry-XXXXXX").string();
+    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
+    path_ = pattern;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  const std::string& path() const { return path_; }
+  std::string file() const { return path_ + "/registry.db"; }
+
+ private:
+  std::string path_;
+};
+
+inline std::unique_ptr<Registry> open(const SqliteRegistryOptions& options) {
+  absl::StatusOr<std::unique_ptr<Registry>> registry = make_sqlite_registry(options);
+  INFO(registry.status().message());
+  REQUIRE(registry.ok());
+  return *std::move(registry);
+}
+inline std::unique_ptr<Registry> open(const Folder& folder) { return open({.path = folder.file()}); }
+
+inline CodeId code(char digit) { return {CodeKind::copied, "sha256:" + std::string(64, digit)}; }
+
+inline RegisteredFunction function(const std::string& name, const std::string& owner = "alice",
+                                   char digit = 'a') {
+  RegisteredFunction function;
+  function.name = name;
+  function.owner = owner;
+  function.manifest = R"({"runtime":"python3"})";
+  function.code = code(digit);
+  return function;
+}
+
+inline RegisteredFunction put(Registry& registry, RegisteredFunction what) {
+  absl::StatusOr<RegisteredFunction> stored = registry.put(std::move(what));
+  INFO(stored.status().message());
+  REQUIRE(stored.ok());
+  return *std::move(stored);
+}
+
+inline AccessKey key(const std::string& function, const std::string& id) {
+  return {.id = id, .function = function, .hash = "v1:sha256:" + id, .created_at = {}};
+}
+
+}  // namespace faaskit::registry
