@@ -137,6 +137,7 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   plan.user_namespace = what.user_namespace;
   if (what.user_namespace)
     if (absl::Status status = map_ids(spare); !status.ok()) return status;
+  plan.filter = what.filter;
   plan.channel = lines->channel.get();
   plan.output = lines->output.get();
   plan.argv = command_of(spec, command);

@@ -12,6 +12,7 @@
 #include <absl/status/statusor.h>
 
 #include "faaskit/port/sandbox_factory.h"
+#include "process/seccomp.h"
 #include "process/spares.h"
 
 namespace faaskit::process {
@@ -32,6 +33,7 @@ struct Becoming {
   Command command;     // but for its code_file
   std::uint32_t open_files = 0;
   bool user_namespace = false;
+  const std::vector<sock_filter>* filter = nullptr;  // of system calls; null: none
   std::chrono::milliseconds setup_timeout{};
 };
 

@@ -13,6 +13,7 @@
 #include "process/become.h"
 #include "process/machine.h"
 #include "process/paths.h"
+#include "process/seccomp.h"
 #include "process/spares.h"
 #include "process/spec_check.h"
 #include "process/uid_pool.h"
@@ -88,6 +89,11 @@ class ProcessFactory final : public SandboxFactory {
     if (!offer_.missing.empty()) return absl::OkStatus();
     kind.namespaces = available_namespaces();
     offer_.missing = kind.namespaces.missing;
+    if (seccomp_available()) {
+      filter_ = write_filter(sandbox_policy());
+    } else {
+      absl::StrAppend(&offer_.missing, offer_.missing.empty() ? "" : ", ", "seccomp");
+    }
     // Without it the sandbox's tree would be built over the host's.
     if ((kind.namespaces.at_birth & CLONE_NEWNS) == 0) return absl::OkStatus();
     offer_.isolation = offer_.missing.empty() ? Isolation::process : Isolation::partial;
@@ -134,6 +140,7 @@ class ProcessFactory final : public SandboxFactory {
     what.command.node = offer_.node;
     what.open_files = options_.open_files;
     what.user_namespace = spares_->kind().namespaces.user;
+    if (!filter_.empty()) what.filter = &filter_;
     what.setup_timeout = options_.setup_timeout;
     absl::StatusOr<Spare> spare = spares_->take(*params.seat);
     if (!spare.ok()) return spare.status();
@@ -179,6 +186,7 @@ class ProcessFactory final : public SandboxFactory {
 
   FactoryOptions options_;
   Offer offer_;
+  std::vector<sock_filter> filter_;
   std::unique_ptr<Spares> spares_;  // null: none can be made here
 
   std::mutex mutex_;

@@ -64,6 +64,10 @@ Program& Program::call(std::string label, long number, std::vector<Arg> args, in
       call.args[i] = fds_.size();
       fds_.push_back(static_cast<int>(arg.value_));
     }
+    if (arg.kind_ == kArgBlock) {
+      const std::uint64_t block[2] = {arg.value_, add_data(arg.bytes_)};
+      call.args[i] = add_data(std::string_view(reinterpret_cast<const char*>(block), sizeof block));
+    }
     if (arg.kind_ == kArgTable) {
       std::vector<std::uint64_t> offsets;
       for (const std::string& text : arg.table_)

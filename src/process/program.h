@@ -41,6 +41,15 @@ class Program {
   static Arg slot(int index);
   static Arg fd(int descriptor);
   static Arg bytes(std::string_view bytes);
+  // A count and the address of so many things, as struct sock_fprog has them.
+  template <typename T>
+  static Arg block(const std::vector<T>& things) {
+    Arg arg =
+        bytes(std::string_view(reinterpret_cast<const char*>(things.data()), things.size() * sizeof(T)));
+    arg.kind_ = kArgBlock;
+    arg.value_ = things.size();
+    return arg;
+  }
   static Arg table(std::vector<std::string> texts);
   template <typename T>
   static Arg object(const T& value) {

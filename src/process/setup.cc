@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 #include <linux/ioprio.h>
 #include <linux/keyctl.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -246,6 +247,10 @@ Program becomes(const BecomePlan& plan) {
   program.call("chdir /code", SYS_chdir, {"/code"});
   // The control socket closes on exec, which is how the host knows.
   program.call("control socket", SYS_fcntl, {static_cast<int>(kSpawnerControlFd), F_SETFD, FD_CLOEXEC});
+  // What follows is all that the filter lets pass of ours: this execve, and if it fails the report of that.
+  if (plan.filter != nullptr)
+    program.call("system call filter", SYS_seccomp,
+                 {SECCOMP_SET_MODE_FILTER, 0, Program::block(*plan.filter)});
   program.call("exec " + plan.argv.front(), SYS_execve,
                {plan.argv.front(), Program::table(plan.argv), Program::table(plan.environment)});
   return program;

@@ -13,6 +13,7 @@
 
 #include "process/machine.h"
 #include "process/program.h"
+#include "process/seccomp.h"
 
 namespace faaskit::process {
 
@@ -40,6 +41,7 @@ struct BecomePlan {
   int output = -1;
   std::uint32_t id = 0;  // uid and gid to take, as seen from inside
   bool user_namespace = false;
+  const std::vector<sock_filter>* filter = nullptr;  // of system calls; null: none
   std::vector<std::string> argv;
   std::vector<std::string> environment;
 };

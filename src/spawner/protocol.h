@@ -25,6 +25,7 @@ enum SpawnerArg {
   kArgFd = 2,    /* index of a descriptor that came with the program */
   kArgSlot = 3,  /* result of an earlier call */
   kArgTable = 4, /* offset of an array of uint64_t offsets, ended by UINT64_MAX: argv, envp */
+  kArgBlock = 5, /* offset of two uint64_t: a count, and an offset: struct sock_fprog */
 };
 
 struct SpawnerCall {

@@ -66,6 +66,11 @@ static uint64_t resolve(const struct SpawnerCall* call, int i, unsigned char* da
       *entry = 0;
       return (uint64_t)(uintptr_t)table;
     }
+    case kArgBlock: {
+      uint64_t* const block = (uint64_t*)(void*)(data + value);
+      block[1] = (uint64_t)(uintptr_t)(data + block[1]);
+      return (uint64_t)(uintptr_t)block;
+    }
     default: return value;
   }
 }

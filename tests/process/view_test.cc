@@ -244,11 +244,13 @@ TEST_CASE("resource limits are the sandbox's, and inherited powers are gone", "[
 TEST_CASE("a sandbox has no network", "[process]") {
   Stage stage;
   auto sandbox = stage.sandbox();
-  CHECK(sandbox->ask("import socket\nresult = [name for _, name in socket.if_nameindex()]") == "['lo']");
+  CHECK(sandbox->ask("result = [l.split(':')[0].strip() for l in list(open('/proc/net/dev'))[2:]]") ==
+        "['lo']");
   CHECK(sandbox->attempt("import socket\nsocket.create_connection(('127.0.0.1', 1), 1)") == "ENETUNREACH");
   CHECK(sandbox->attempt("import socket\nsocket.create_connection(('192.0.2.1', 1), 1)") == "ENETUNREACH");
   CHECK(sandbox->attempt("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, 1)") == "EPERM");
-  CHECK(sandbox->attempt("import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)") == "EPERM");
+  CHECK(sandbox->attempt("import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)") ==
+        "EAFNOSUPPORT");
 }
 
 TEST_CASE("code in a folder that only root may enter is readable inside", "[process]") {
