@@ -44,8 +44,12 @@ constexpr std::size_t kOutputPerTurn = 256 << 10;
 
 // ---- birth
 
-void HostedSandbox::born(std::unique_ptr<Seat> seat, SandboxHandles handles) {
-  seat_ = std::move(seat);
+void HostedSandbox::born(NewSandbox made) {
+  seat_ = std::move(made.seat);
+  code_ = std::move(made.code);
+  start_phases_ = made.phases;
+  running_since_ = made.running_since;
+  SandboxHandles& handles = made.handles;
   pid_ = handles.pid;
   cgroup_ = seat_->path();
   shown_.store(true, std::memory_order_release);
@@ -112,6 +116,53 @@ void HostedSandbox::on_hello(absl::StatusOr<Hello> hello) {
     start_error_ = hello.status();
     return destroy(hello.status());
   }
+  const auto took = context_->now() - running_since_;
+  start_phases_.set(Phase::hello, took);
+  // Claims, but none that outlasts what was measured.
+  if (hello->runtime_time.count() > 0)
+    start_phases_.set(Phase::runtime, std::min<Duration>(hello->runtime_time, took));
+  if (hello->init_time.count() > 0)
+    start_phases_.set(Phase::init, std::min<Duration>(hello->init_time, took));
+  warm_up();
+}
+
+// One payload after the other; then it is ready. Its output is the sandbox's own, and no use is counted.
+void HostedSandbox::warm_up() {
+  if (warmed_up_ == function_->warm_up.size()) return become_ready();
+  const WarmUp& next = function_->warm_up[warmed_up_];
+  warming_up_ = true;
+  const TimePoint now = context_->now();
+  const TimePoint deadline = after(now, next.timeout);
+  set(Alarm::deadline, deadline);
+  channel_->begin_call({.timeout = std::chrono::duration_cast<std::chrono::microseconds>(deadline - now),
+                        .content_type = next.content_type,
+                        .metadata = next.metadata,
+                        .payload = next.payload},
+                       [weak = weak_from_this()](CallResult result) {
+                         if (auto self = weak.lock()) self->on_warm_up_end(result);
+                       });
+}
+
+void HostedSandbox::on_warm_up_end(const CallResult& result) {
+  if (machine_.ending()) return;
+  clear(Alarm::deadline);
+  if (!result.status.ok()) return warm_up_failed(result.status);
+  if (!result.reply.function_status.ok()) return warm_up_failed(result.reply.function_status);
+  warming_up_ = false;
+  ++warmed_up_;
+  warm_up();
+}
+
+void HostedSandbox::warm_up_failed(const absl::Status& why) {
+  start_error_ = absl::UnavailableError(absl::StrCat(describe_warm_up(), ": ", std::string(why.message())));
+  destroy(start_error_);
+}
+
+std::string HostedSandbox::describe_warm_up() const {
+  return absl::StrFormat("warm-up %d of %d", warmed_up_ + 1, function_->warm_up.size());
+}
+
+void HostedSandbox::become_ready() {
   const TimePoint now = context_->now();
   offer(machine_.ready(now));
   if (machine_.idle()) rest(now);
@@ -178,6 +229,10 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
   }
 
   uses_.store(machine_.uses(), std::memory_order_relaxed);
+  // What was written before belongs to the sandbox, not to this invocation.
+  read_output(kOutputPerTurn);
+  forget_output();
+  if (context_->options.measure_memory) seat_->reset_peak();
   ChannelCall out{.token = call.token,
                   .lease = call.lease,
                   .timeout = std::chrono::duration_cast<std::chrono::microseconds>(call.deadline - now),
@@ -190,23 +245,28 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
   running_.emplace(std::move(call), std::move(home), std::move(done));
   running_->begun = now;
   running_->thawed = admission.thaw;
-  // What was written before belongs to the sandbox, not to this invocation.
-  note_lost_output();
-  log_tail_.clear();
-  log_bytes_ = 0;
   // Send first, thaw second, in one turn and with nothing awaited between: the call is there when it wakes,
   // and one wake-up serves both.
   channel_->begin_call(std::move(out), [weak = weak_from_this()](CallResult result) {
     if (auto self = weak.lock()) self->on_call_end(std::move(result));
   });
-  absl::Status thawed = admission.thaw ? seat_->thaw() : absl::OkStatus();
+  absl::Status thawed;
+  if (admission.thaw) {
+    const TimePoint begun = context_->now();
+    thawed = seat_->thaw();
+    running_->phases.set(Phase::thaw, context_->now() - begun);
+  }
   machine_.publish_busy();
+  if (machine_.uses() == 1) running_->phases.merge(start_phases_);
+  if (const auto froze = std::exchange(freeze_time_, Phases::kAbsent); froze != Phases::kAbsent)
+    running_->phases.set(Phase::freeze, froze);
   set(Alarm::deadline, running_->call.deadline);
   if (!thawed.ok()) destroy(std::move(thawed));
 }
 
 void HostedSandbox::on_call_end(CallResult result) {
   if (!running_) return;  // answered at its deadline
+  running_->ended = context_->now();
   HostReply reply;
   reply.status = std::move(result.status);
   reply.never_began = result.never_began;
@@ -231,6 +291,7 @@ void HostedSandbox::on_call_end(CallResult result) {
     reply.clean = true;
     // Offered before it is answered: a caller that calls again at once must find it idle.
     offer(machine_.ended_clean(now));
+    running_->phases.set(Phase::settle, context_->now() - running_->ended);
     answer(std::move(reply));
     if (machine_.idle()) rest(now);
   } else {
@@ -253,13 +314,23 @@ void HostedSandbox::answer_death() {
 void HostedSandbox::answer(HostReply reply) {
   clear(Alarm::deadline);
   clear(Alarm::cause);
+  reply.log_bytes = log_bytes_;
+  reply.lost_log_bytes = lost_bytes_;
   note_lost_output();
   Running running = *std::move(running_);
   running_.reset();
   reply.log_tail = std::exchange(log_tail_, {});
   log_bytes_ = 0;
-  reply.run_time = context_->now() - running.begun;
+  if (running.ended == TimePoint{}) running.ended = context_->now();
+  reply.run_time = running.ended - running.begun;
   reply.thawed = running.thawed;
+  reply.phases = running.phases;
+  reply.phases.set(Phase::run, reply.run_time);
+  if (context_->options.measure_memory && seat_ && !reply.never_began) {
+    const SeatUsage usage = seat_->usage();
+    reply.memory_peak_bytes = usage.memory_peak_bytes;
+    reply.memory_source = usage.memory_source;
+  }
   complete(running.home, std::move(running.done), std::move(reply));
   finish_if_dead();
 }
@@ -291,6 +362,7 @@ void HostedSandbox::freeze_now(TimePoint now) {
     return set(Alarm::freeze, after(now, freeze_wait_));
   }
   freeze_wait_ = {};
+  freeze_time_ = Phases::kAbsent;
   machine_.freeze_written();
   freeze_asked_ = now;
   confirm_wait_ = kFirstConfirm;
@@ -301,8 +373,12 @@ void HostedSandbox::freeze_now(TimePoint now) {
 void HostedSandbox::confirm_freeze() {
   if (!machine_.freezing()) return;
   // What could not be read is not confirmed, and is asked again.
-  if (seat_->frozen().value_or(false)) return machine_.freeze_confirmed();
+  const bool frozen = seat_->frozen().value_or(false);
   const TimePoint now = context_->now();
+  if (frozen) {
+    freeze_time_ = now - freeze_asked_;
+    return machine_.freeze_confirmed();
+  }
   if (now - freeze_asked_ > std::chrono::seconds(2) && confirm_wait_ < kMaxConfirm * 2) {
     context_->emit(
         Severity::warning, "freezer.unconfirmed", function_->spec.name,
@@ -346,6 +422,10 @@ void HostedSandbox::alarm(Alarm alarm) {
         read_output(kOutputPerTurn);
         answer(std::move(reply));
         destroy(why);
+      } else if (warming_up_ && !machine_.ending()) {
+        read_output(kOutputPerTurn);
+        warm_up_failed(absl::DeadlineExceededError(
+            absl::StrFormat("no answer within %d ms", function_->warm_up[warmed_up_].timeout.count())));
       }
       break;
     case Alarm::cause:
@@ -416,13 +496,12 @@ void HostedSandbox::take_output(std::string_view bytes) {
   log_tail_.append(bytes);
   const std::size_t keep = context_->options.log_tail_bytes;
   if (log_tail_.size() > keep) log_tail_.erase(0, log_tail_.size() - keep);
-  if (!context_->parts.logs) return;
   const std::uint64_t room =
       context_->options.max_log_bytes - std::min<std::uint64_t>(context_->options.max_log_bytes, log_bytes_);
   const std::size_t taken = std::min<std::size_t>(bytes.size(), room);
   lost_bytes_ += bytes.size() - taken;
   log_bytes_ += taken;
-  if (taken == 0) return;
+  if (taken == 0 || !context_->parts.logs) return;
   context_->parts.logs->write({.function = function_->spec.name,
                                .sandbox = sandbox().id,
                                .request = running_ ? running_->call.lease.request : RequestId{},
@@ -430,13 +509,21 @@ void HostedSandbox::take_output(std::string_view bytes) {
                                .lost_bytes = 0});
 }
 
+// What is read from now on belongs to somebody else.
+void HostedSandbox::forget_output() {
+  note_lost_output();
+  log_tail_.clear();
+  log_bytes_ = 0;
+}
+
 void HostedSandbox::note_lost_output() {
-  if (lost_bytes_ == 0 || !context_->parts.logs) return;
+  const std::uint64_t lost = std::exchange(lost_bytes_, 0);
+  if (lost == 0 || !context_->parts.logs) return;
   context_->parts.logs->write({.function = function_->spec.name,
                                .sandbox = sandbox().id,
                                .request = running_ ? running_->call.lease.request : RequestId{},
                                .bytes = {},
-                               .lost_bytes = std::exchange(lost_bytes_, 0)});
+                               .lost_bytes = lost});
 }
 
 // ---- the end
@@ -535,8 +622,9 @@ void HostedSandbox::finish_if_dead() {
   if (!start_error_.ok() || !was_offered()) {
     // Why a start failed is what its author needs most: how it ended, and its last words.
     const std::string words = log_tail_.empty() ? "" : absl::StrCat("; its output ends: ", log_tail_);
-    const std::string cause =
-        start_error_.ok() ? "it ended before its hello" : std::string(start_error_.message());
+    const std::string cause = !start_error_.ok() ? std::string(start_error_.message())
+                              : warming_up_      ? absl::StrCat(describe_warm_up(), ": it ended")
+                                                 : "it ended before its hello";
     start_error_ = absl::UnavailableError(absl::StrFormat(
         "%s did not start: %s; %s%s", to_string(sandbox().id), cause, describe_death(), words));
   }
@@ -572,7 +660,8 @@ void HostedSandbox::removed(std::unique_ptr<Seat> seat, const absl::Status& stat
   }
   if (!status.ok())
     context_->emit(Severity::error, "seat.not_removed", function_->spec.name, status.ToString());
-  asio::post(context_->executors.blocking, [seat = std::move(seat)] {});  // giving up a seat may block
+  // Giving up either may block.
+  asio::post(context_->executors.blocking, [seat = std::move(seat), code = std::move(code_)] {});
   for (std::size_t i = 0; i < kAlarms; ++i) clear(static_cast<Alarm>(i));
   context_->parts.factory->released(sandbox().id);
   context_->was_reaped(shared_from_this(), start_error_);
@@ -588,7 +677,8 @@ SandboxView HostedSandbox::view() const {
                    .home_shard = sandbox().home_shard,
                    .pid = -1,
                    .cgroup = {},
-                   .uses = uses_.load(std::memory_order_relaxed)};
+                   .uses = uses_.load(std::memory_order_relaxed),
+                   .age = context_->now() - claimed_at_};
   if (shown_.load(std::memory_order_acquire)) {
     view.pid = pid_;
     view.cgroup = cgroup_;

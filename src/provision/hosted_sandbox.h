@@ -50,6 +50,15 @@ struct HostContext {
   }
 };
 
+// What a start brings: a process, where it lives, and how long that took.
+struct NewSandbox {
+  std::unique_ptr<Seat> seat;
+  SandboxHandles handles;
+  std::shared_ptr<CodeLease> code;  // null: not from a store
+  Phases phases;
+  TimePoint running_since{};  // its program
+};
+
 class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
  public:
   HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard,
@@ -57,11 +66,12 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
       : context_(std::move(context)),
         shard_(shard),
         function_(std::move(function)),
+        claimed_at_(context_->now()),
         machine_(sandbox, start),
         pidfd_(shard.executor) {}
 
   // The process exists: open the line and wait for its hello.
-  void born(std::unique_ptr<Seat> seat, SandboxHandles handles);
+  void born(NewSandbox made);
   // It could not be made.
   void not_born(absl::Status why);
 
@@ -103,10 +113,17 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
     asio::any_io_executor home;
     Handler<HostReply> done;
     TimePoint begun{};
+    TimePoint ended{};  // unset: it runs
     bool thawed = false;
+    Phases phases;
   };
 
   void on_hello(absl::StatusOr<Hello> hello);
+  void warm_up();
+  void on_warm_up_end(const CallResult& result);
+  void warm_up_failed(const absl::Status& why);
+  std::string describe_warm_up() const;
+  void become_ready();
   void on_call_end(CallResult result);
   void on_channel_closed(absl::Status why);
   void on_exit();
@@ -125,6 +142,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void watch_output();
   void read_output(std::size_t budget);
   void take_output(std::string_view bytes);
+  void forget_output();
   void note_lost_output();
   void finish_if_dead();
   void remove_seat();
@@ -137,10 +155,12 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   const std::shared_ptr<HostContext> context_;
   Shard& shard_;
   const std::shared_ptr<const HostedFunction> function_;
+  const TimePoint claimed_at_;
   SandboxMachine machine_;
   ArmedAlarms alarms_ = kNoAlarms;
 
   std::unique_ptr<Seat> seat_;
+  std::shared_ptr<CodeLease> code_;  // until nothing of the sandbox is left
   // Set once; read by other threads when `shown_` says so.
   pid_t pid_ = -1;
   std::string cgroup_;
@@ -151,19 +171,24 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   UniqueFd unwatched_;  // the pidfd, if the loop could not take it: it is looked at from time to time
   std::optional<asio::posix::stream_descriptor> output_;
   std::optional<Running> running_;
-  absl::Status start_error_;  // why it never became ready
+  Phases start_phases_;  // told with its first call
+  TimePoint running_since_{};
+  std::size_t warmed_up_ = 0;  // payloads it has answered
+  bool warming_up_ = false;    // the next one runs
+  absl::Status start_error_;   // why it never became ready
   absl::Status end_reason_;
   std::optional<absl::Status> death_pending_;  // a dead call's answer, but for its cause
   std::string exit_;                           // how it ended; empty while it runs
   std::string log_tail_;                       // of the invocation, or of init and what comes late
-  std::uint64_t log_bytes_ = 0;                // given to the sink for the invocation, or since the last one
-  std::uint64_t lost_bytes_ = 0;
-  Duration freeze_wait_{};  // until a freeze that failed is tried again
+  std::uint64_t log_bytes_ = 0;                // of the invocation, or since the last one
+  std::uint64_t lost_bytes_ = 0;               // beyond max_log_bytes of that
+  Duration freeze_wait_{};                     // until a freeze that failed is tried again
   Duration confirm_wait_{};
   Duration remove_wait_{};
   TimePoint remove_begun_{};
   TimePoint freeze_asked_{};
-  std::uint64_t last_offer_ = 0;  // generation
+  std::chrono::nanoseconds freeze_time_ = Phases::kAbsent;  // of this idle spell
+  std::uint64_t last_offer_ = 0;                            // generation
   Duration offer_wait_{};
   std::unique_ptr<Timer> offer_timer_;  // only while an offer must be repeated
   std::atomic<std::int64_t> idle_since_{0};

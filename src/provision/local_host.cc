@@ -71,7 +71,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (function.keep_alive.count() <= 0)
       return absl::InvalidArgumentError("deploy: keep_alive must be positive");
     if (absl::Status valid = validate_function_name(function.spec.name); !valid.ok()) return valid;
-    if (absl::Status checked = parts.factory->check(function.spec); !checked.ok()) return checked;
+    if (absl::Status checked = check(function); !checked.ok()) return checked;
     if (function.spec.minimum_isolation >= Isolation::process) {
       if (const std::string missing = parts.freezer->missing_limits(); !missing.empty()) {
         return absl::FailedPreconditionError(
@@ -92,8 +92,14 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   }
 
   absl::Status remove(std::string_view function) {
-    MutexLock lock(mutex_);
-    if (auto known = functions_.find(function); known != functions_.end()) functions_.erase(known);
+    {
+      MutexLock lock(mutex_);
+      if (auto known = functions_.find(function); known != functions_.end()) functions_.erase(known);
+    }
+    asio::post(control(), [self = shared_from_this(), name = std::string(function)] {
+      MutexLock lock(self->mutex_);
+      if (!self->functions_.contains(name)) self->starts_.forget(name);  // it may be back already
+    });
     return absl::OkStatus();
   }
 
@@ -208,11 +214,33 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     absl::flat_hash_map<std::uint64_t, SandboxPtr> sandboxes;  // on the shard's thread
   };
 
+  // As its sandboxes would find it: with its code there.
+  absl::Status check(const HostedFunction& function) {
+    if (!function.code) return parts.factory->check(function.spec);
+    const std::string& name = function.spec.name;
+    if (!function.spec.code_path.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("deploy %s: code is %s and code_path '%s': only one of "
+                          "the two",
+                          name, to_string(*function.code), function.spec.code_path));
+    }
+    if (!parts.codes) {
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "deploy %s: code is %s, and this host has no CodeStore", name, to_string(*function.code)));
+    }
+    absl::StatusOr<std::shared_ptr<CodeLease>> lease = parts.codes->open(*function.code);
+    if (!lease.ok()) return lease.status();
+    FunctionSpec spec = function.spec;
+    spec.code_path = (*lease)->path();
+    return parts.factory->check(spec);
+  }
+
   // ---- starts (all on the control thread from here on)
 
   void arrived(std::vector<StartRequest> starts) {
     if (stopping_) return;
-    for (StartRequest& start : starts) starts_.arrived(std::move(start));
+    const TimePoint now = this->now();
+    for (StartRequest& start : starts) starts_.arrived(std::move(start), now);
     pump();
   }
 
@@ -224,13 +252,13 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
           parts.starts->report_load(id_, starts_.queued() + starts_.starting());
           eviction_wanted.store(starts_.wants_eviction(), std::memory_order_relaxed);
           return;
-        case StartMachine::Next::Kind::begin: begin_start(std::move(next.start)); break;
+        case StartMachine::Next::Kind::begin: begin_start(std::move(next.start), next.arrived); break;
         case StartMachine::Next::Kind::evict: evict(next.start); break;
       }
     }
   }
 
-  void begin_start(StartRequest start) {
+  void begin_start(StartRequest start, TimePoint arrived) {
     std::shared_ptr<const HostedFunction> function;
     {
       MutexLock lock(mutex_);
@@ -245,7 +273,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       return;
     }
     const SandboxId id{.host = id_, .number = ++last_number_};
-    claim(std::move(start), std::move(function), id);
+    claim(std::move(start), std::move(function), id, arrived);
   }
 
   void report_unknown(const StartRequest& start, const HostedFunction* function) {
@@ -263,30 +291,34 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
                    to_string(start.id), start.version));
   }
 
-  void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
+  void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id,
+             TimePoint arrived) {
     ClaimParams params{.function = function->handle, .start = start.id, .sandbox = id};
     parts.idle->async_claim(
-        params,
-        asio::bind_executor(control(), [self = shared_from_this(), start = std::move(start),
-                                        function = std::move(function), id](absl::Status status) mutable {
-          if (self->stopping_) {
-            // Claimed, or perhaps (the answer is lost): nothing will come of it here.
-            if (status.ok() || absl::IsUnavailable(status)) {
-              self->report_gone({.function = function->handle, .sandbox = {}, .start = start.id});
-            }
-          } else if (status.ok()) {
-            return self->create(std::move(start), std::move(function), id);
-          } else if (absl::IsUnavailable(status)) {
-            return self->later([self, start = std::move(start), function = std::move(function),
-                                id]() mutable { self->claim(std::move(start), std::move(function), id); });
-          }
-          self->starts_.dropped(start.id);
-          self->pump();
-          self->stopped_if_empty();
-        }));
+        params, asio::bind_executor(
+                    control(), [self = shared_from_this(), start = std::move(start),
+                                function = std::move(function), id, arrived](absl::Status status) mutable {
+                      if (self->stopping_) {
+                        // Claimed, or perhaps (the answer is lost): nothing will come of it here.
+                        if (status.ok() || absl::IsUnavailable(status)) {
+                          self->report_gone({.function = function->handle, .sandbox = {}, .start = start.id});
+                        }
+                      } else if (status.ok()) {
+                        return self->create(std::move(start), std::move(function), id, arrived);
+                      } else if (absl::IsUnavailable(status)) {
+                        return self->later([self, start = std::move(start), function = std::move(function),
+                                            id, arrived]() mutable {
+                          self->claim(std::move(start), std::move(function), id, arrived);
+                        });
+                      }
+                      self->starts_.dropped(start.id);
+                      self->pump();
+                      self->stopped_if_empty();
+                    }));
   }
 
-  void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id) {
+  void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id,
+              TimePoint arrived) {
     HostShard& shard = *shards_[next_shard_++ % shards_.size()];
     const Sandbox descriptor{.id = id, .version = start.version, .home_shard = shard.index};
     auto sandbox =
@@ -295,32 +327,59 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       MutexLock lock(mutex_);
       registry_.emplace(id.number, sandbox);
     }
-    asio::post(
-        executors.blocking, [self = shared_from_this(), &shard, sandbox = std::move(sandbox)]() mutable {
-          const FunctionSpec& spec = sandbox->function().spec;
-          absl::StatusOr<std::unique_ptr<Seat>> seat = self->seats->take(spec.limits);
-          absl::StatusOr<SandboxHandles> handles =
-              seat.ok() ? absl::StatusOr<SandboxHandles>(absl::UnknownError(""))
-                        : absl::StatusOr<SandboxHandles>(seat.status());
-          if (seat.ok()) {
-            handles = self->parts.factory->create(
-                {.spec = &spec, .origin = Origin::fresh, .id = sandbox->sandbox().id, .seat = seat->get()});
-          }
-          if (!handles.ok()) {
-            if (seat.ok()) SeatPool::discard(*std::move(seat));
-            self->parts.factory->released(sandbox->sandbox().id);
-            asio::post(shard.executor, [sandbox = std::move(sandbox), why = handles.status()]() mutable {
-              sandbox->not_born(std::move(why));
-            });
-            return;
-          }
-          asio::post(shard.executor, [self, &shard, sandbox = std::move(sandbox), seat = *std::move(seat),
-                                      handles = *std::move(handles)]() mutable {
-            shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
-            if (self->stopping_) sandbox->destroy(absl::CancelledError("this host is stopping"));
-            sandbox->born(std::move(seat), std::move(handles));
-          });
-        });
+    asio::post(executors.blocking,
+               [self = shared_from_this(), &shard, sandbox = std::move(sandbox), arrived]() mutable {
+                 absl::StatusOr<NewSandbox> made = self->make(*sandbox, arrived);
+                 if (!made.ok()) {
+                   self->parts.factory->released(sandbox->sandbox().id);
+                   asio::post(shard.executor, [sandbox = std::move(sandbox), why = made.status()]() mutable {
+                     sandbox->not_born(std::move(why));
+                   });
+                   return;
+                 }
+                 asio::post(shard.executor,
+                            [self, &shard, sandbox = std::move(sandbox), made = *std::move(made)]() mutable {
+                              shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
+                              if (self->stopping_)
+                                sandbox->destroy(absl::CancelledError("this host is stopping"));
+                              sandbox->born(std::move(made));
+                            });
+               });
+  }
+
+  // On the blocking executor.
+  absl::StatusOr<NewSandbox> make(const HostedSandbox& sandbox, TimePoint arrived) {
+    const HostedFunction& function = sandbox.function();
+    NewSandbox made;
+    TimePoint begun = now();
+    made.phases.set(Phase::start_queue, begun - arrived);
+    if (function.code) {
+      absl::StatusOr<std::shared_ptr<CodeLease>> code = parts.codes->open(*function.code);
+      if (!code.ok()) return code.status();
+      made.code = *std::move(code);
+      const TimePoint fetched = now();
+      made.phases.set(Phase::fetch, fetched - begun);
+      begun = fetched;
+    }
+    absl::StatusOr<std::unique_ptr<Seat>> seat = seats->take(function.spec.limits);
+    if (!seat.ok()) return seat.status();
+    absl::StatusOr<SandboxHandles> handles =
+        parts.factory->create({.spec = &function.spec,
+                               .origin = Origin::fresh,
+                               .purpose = Purpose::serve,
+                               .id = sandbox.sandbox().id,
+                               .seat = seat->get(),
+                               .code_path = made.code ? made.code->path() : std::string()});
+    if (!handles.ok()) {
+      SeatPool::discard(*std::move(seat));
+      return handles.status();
+    }
+    made.running_since = now();
+    made.phases.set(Phase::create, made.running_since - begun);
+    made.phases.set(Phase::exec, handles->exec_time);
+    made.seat = *std::move(seat);
+    made.handles = *std::move(handles);
+    return made;
   }
 
   // The idle sandbox used least recently makes room, but none that `start` would only make again.

@@ -6,12 +6,12 @@
 
 namespace faaskit {
 
-bool StartMachine::arrived(StartRequest start) {
+bool StartMachine::arrived(StartRequest start, TimePoint now) {
   if (queued_ >= limits_.max_queued || beginning_.contains(start.id) || !known_.insert(start.id).second)
     return false;
   ++queued_;
   std::string function = start.function;
-  by_function_[std::move(function)].push_back(std::move(start));
+  by_function_[std::move(function)].push_back({.start = std::move(start), .arrived = now});
   return true;
 }
 
@@ -33,11 +33,13 @@ StartMachine::Next StartMachine::next() {
       return !evict_blocked_.contains(entry.first) && room_for_.count(entry.first) < entry.second.size();
     });
     if (turn == by_function_.end()) return {};
-    return {.kind = Next::Kind::evict, .start = turn->second.front()};
+    const Queued& first = turn->second.front();
+    return {.kind = Next::Kind::evict, .start = first.start, .arrived = first.arrived};
   }
   auto turn = in_turn([&](const auto& entry) { return room_for_.contains(entry.first); });
   if (turn == by_function_.end()) turn = in_turn([](const auto&) { return true; });
-  Next next{.kind = Next::Kind::begin, .start = std::move(turn->second.front())};
+  Queued first = std::move(turn->second.front());
+  Next next{.kind = Next::Kind::begin, .start = std::move(first.start), .arrived = first.arrived};
   turn->second.pop_front();
   last_served_ = turn->first;
   take_room(turn->first);
@@ -65,6 +67,14 @@ void StartMachine::eviction_failed(const std::string& function) {
   assert(evicting_ > 0);
   --evicting_;
   take_room(function);
+}
+
+void StartMachine::forget(const std::string& function) {
+  const auto queued = by_function_.find(function);
+  if (queued == by_function_.end()) return;
+  for (const Queued& each : queued->second) known_.erase(each.start.id);
+  queued_ -= queued->second.size();
+  by_function_.erase(queued);
 }
 
 void StartMachine::dropped(const StartId& start) { beginning_.erase(start); }

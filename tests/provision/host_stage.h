@@ -2,8 +2,11 @@
 // no real kernel does on demand happens here when a test says so.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#include <cstring>
 
 #include <deque>
 #include <functional>
@@ -39,6 +42,16 @@ struct Script {
   int seats = 0;
   std::vector<Channel::CallHandler> calls;  // begun, not answered
   std::vector<ChannelCall> sent;            // the same calls, and those that are answered
+  Duration create_time{};                   // and of it
+  Duration exec_time{};
+  Hello hello;
+  bool hold_hellos = false;
+  std::vector<absl::AnyInvocable<void()>> hellos;  // held
+  std::vector<std::string> code_paths;             // what create() and check() were given
+  int resets = 0;                                  // of the peak
+  SeatUsage usage;
+  UniqueFd output;  // of the sandbox made last: what it would write to
+  UniqueFd end;     // of the same: written to, it has ended by itself
 };
 
 class FakeSeat final : public Seat {
@@ -73,8 +86,8 @@ class FakeSeat final : public Seat {
   absl::Status remove() override {
     return script_.removable ? absl::OkStatus() : absl::FailedPreconditionError("somebody lives there");
   }
-  void reset_peak() override {}
-  SeatUsage usage() override { return {}; }
+  void reset_peak() override { ++script_.resets; }
+  SeatUsage usage() override { return script_.usage; }
 
   UniqueFd end;  // written to, it has ended
   bool killed = false;
@@ -99,20 +112,31 @@ class FakeFreezer final : public Freezer {
 
 class FakeFactory final : public SandboxFactory {
  public:
-  explicit FakeFactory(Script& script) : script_(script) {}
+  FakeFactory(Script& script, std::shared_ptr<ManualClock> clock)
+      : script_(script), clock_(std::move(clock)) {}
   Isolation isolation() const override { return Isolation::process; }
-  absl::Status check(const FunctionSpec&) override { return absl::OkStatus(); }
+  absl::Status check(const FunctionSpec& spec) override {
+    script_.code_paths.push_back(spec.code_path);
+    return absl::OkStatus();
+  }
   absl::Status park(Seat&) override { return absl::OkStatus(); }
   absl::StatusOr<SandboxHandles> create(const CreateParams& params) override {
     ++script_.created;
+    script_.code_paths.push_back(params.code_path);
+    if (script_.create_time.count() > 0) clock_->advance(script_.create_time);
     FakeSeat& seat = static_cast<FakeSeat&>(*params.seat);
     SandboxHandles handles;
     handles.pid = script_.created;
     handles.channel.reset(::eventfd(0, EFD_NONBLOCK));
-    handles.output.reset(::eventfd(0, EFD_NONBLOCK));
+    handles.exec_time = script_.exec_time;
+    int pipe[2];
+    REQUIRE(::pipe2(pipe, O_NONBLOCK | O_CLOEXEC) == 0);
+    handles.output.reset(pipe[0]);
+    script_.output.reset(pipe[1]);
     if (script_.watchable) {
       handles.pidfd.reset(::eventfd(0, EFD_NONBLOCK));
       seat.end.reset(::dup(handles.pidfd.get()));
+      script_.end.reset(::dup(handles.pidfd.get()));
     } else {
       handles.pidfd.reset(1 << 24);  // not open
       unwatched_ = &seat;
@@ -128,6 +152,7 @@ class FakeFactory final : public SandboxFactory {
 
  private:
   Script& script_;
+  const std::shared_ptr<ManualClock> clock_;
   FakeSeat* unwatched_ = nullptr;
 };
 
@@ -135,7 +160,12 @@ class FakeChannel final : public Channel {
  public:
   FakeChannel(Script& script, asio::any_io_executor home) : script_(script), home_(std::move(home)) {}
   void async_hello(HelloHandler done) override {
-    asio::post(home_, [done = std::move(done)]() mutable { done(Hello{}); });
+    auto say = [&script = script_, done = std::move(done)]() mutable { done(script.hello); };
+    if (script_.hold_hellos) {
+      script_.hellos.emplace_back(std::move(say));
+    } else {
+      asio::post(home_, std::move(say));
+    }
   }
   void on_closed(ClosedHandler) override {}
   std::size_t begin_call(ChannelCall call, CallHandler done) override {
@@ -216,6 +246,51 @@ class EventList final : public EventSink {
   std::vector<Event> events_;
 };
 
+// Code that is there, or is not; opening it may take its time.
+class FakeCodes final : public CodeStore {
+ public:
+  explicit FakeCodes(std::shared_ptr<ManualClock> clock) : clock_(std::move(clock)) {}
+  absl::StatusOr<CodeId> admit(const CodeSource&) override { return absl::UnimplementedError("fake"); }
+  absl::StatusOr<std::shared_ptr<CodeLease>> open(const CodeId& id) override {
+    if (open_time.count() > 0) clock_->advance(open_time);
+    if (!fault.ok()) return fault;
+    return std::make_shared<Opened>(*this, "/code/" + id.name);
+  }
+  absl::Status forget(const CodeId&) override { return absl::OkStatus(); }
+  CodeStats stats() const override { return {}; }
+
+  Duration open_time{};
+  absl::Status fault;
+  int leased = 0;
+
+ private:
+  class Opened final : public CodeLease {
+   public:
+    Opened(FakeCodes& store, std::string path) : store_(store), path_(std::move(path)) { ++store_.leased; }
+    ~Opened() override { --store_.leased; }
+    const std::string& path() const override { return path_; }
+
+   private:
+    FakeCodes& store_;
+    const std::string path_;
+  };
+  const std::shared_ptr<ManualClock> clock_;
+};
+
+class LogList final : public LogSink {
+ public:
+  void write(LogRecord record) override { records.push_back(std::move(record)); }
+  // What was written during `request`; of none: what is the sandbox's own.
+  std::string of(const RequestId& request) const {
+    std::string text;
+    for (const LogRecord& record : records) {
+      if (record.request == request) text += record.bytes;
+    }
+    return text;
+  }
+  std::vector<LogRecord> records;
+};
+
 class RecordList final : public RecordSink {
  public:
   void write(const ExecutionRecord& record) override { records.push_back(record); }
@@ -223,7 +298,7 @@ class RecordList final : public RecordSink {
 };
 
 struct HostStage {
-  explicit HostStage(LocalHostOptions options = {}) {
+  explicit HostStage(LocalHostOptions options = {}, bool with_codes = true) {
     executors.shards = {io.get_executor()};
     executors.blocking = io.get_executor();
     idle = std::make_shared<SlowQueue>(
@@ -233,10 +308,12 @@ struct HostStage {
     parts.idle = idle.get();
     parts.starts = starts.get();
     parts.freezer = std::make_shared<FakeFreezer>(script);
-    parts.factory = std::make_shared<FakeFactory>(script);
+    parts.factory = std::make_shared<FakeFactory>(script, clock);
     parts.channels = std::make_shared<FakeChannels>(script);
     parts.clock = clock;
     parts.events = events;
+    parts.logs = logs;
+    if (with_codes) parts.codes = codes;
     options.parked_seats = 0;
     host = make_local_host(executors, std::move(parts), options).value();
     slots = memory::make_slot_directory({host->id()}).value();
@@ -272,9 +349,12 @@ struct HostStage {
 
   void deploy(const std::string& name, std::chrono::milliseconds keep_alive = 10min) {
     HostedFunction hosted;
+    hosted.keep_alive = keep_alive;
+    deploy(name, std::move(hosted));
+  }
+  void deploy(const std::string& name, HostedFunction hosted) {
     hosted.handle = idle->resolve(name).value();
     hosted.spec = {.name = name, .version = 1};
-    hosted.keep_alive = keep_alive;
     REQUIRE(host->deploy(std::move(hosted)).ToString() == "OK");
     idle->async_define({.function = idle->resolve(name).value(), .config = {.version = 1}},
                        [](absl::Status) {});
@@ -303,12 +383,17 @@ struct HostStage {
     answer();
     REQUIRE(results.back().ok());
   }
+  void write_output(std::string_view text) {
+    REQUIRE(::write(script.output.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+  }
   QueueStats stats(const std::string& name) const { return idle->stats(idle->resolve(name).value()); }
 
   Script script;
   asio::io_context io{1};
   std::shared_ptr<ManualClock> clock = std::make_shared<ManualClock>();
   std::shared_ptr<EventList> events = std::make_shared<EventList>();
+  std::shared_ptr<FakeCodes> codes = std::make_shared<FakeCodes>(clock);
+  std::shared_ptr<LogList> logs = std::make_shared<LogList>();
   std::shared_ptr<RecordList> records = std::make_shared<RecordList>();
   HostExecutors executors;
   std::shared_ptr<SlowQueue> idle;

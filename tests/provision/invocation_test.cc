@@ -1,4 +1,7 @@
 // What travels with an invocation, both ways: if these failed, a door could not speak HTTP with a function.
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+
 #include "provision/host_stage.h"
 
 using namespace faaskit;
@@ -136,4 +139,133 @@ TEST_CASE("a reply whose head was given is not begun again elsewhere", "[provisi
   CHECK(absl::IsUnavailable(stage.results[0].status));
   CHECK(stage.script.sent.size() == 1);
   CHECK(kept->heads.size() == 1);
+}
+
+// ---- output
+
+TEST_CASE("what a left-over child writes between two calls belongs to neither", "[provision][log]") {
+  HostStage stage;
+  stage.deploy("f");
+  stage.call("f");
+  stage.write_output("first\n");
+  stage.answer();
+  stage.write_output("late\n");
+  stage.call("f");  // before the loop has seen it
+  stage.write_output("second\n");
+  stage.answer();
+  REQUIRE(stage.results.size() == 2);
+  CHECK(stage.logs->of(stage.results[0].request) == "first\n");
+  CHECK(stage.logs->of(stage.results[1].request) == "second\n");
+  CHECK(stage.logs->of({}) == "late\n");
+  CHECK(stage.results[1].log_tail == "second\n");
+}
+
+TEST_CASE("output beyond the bound is counted, per invocation, in log and record", "[provision][log]") {
+  HostStage stage({.max_log_bytes = 10});
+  stage.deploy("f");
+  stage.call("f");
+  stage.write_output("0123456789abc");
+  stage.answer();
+  stage.call("f");
+  stage.write_output("x");
+  stage.answer();
+  REQUIRE(stage.results.size() == 2);
+  CHECK(stage.logs->of(stage.results[0].request) == "0123456789");
+  std::uint64_t lost = 0;
+  for (const LogRecord& record : stage.logs->records) {
+    if (record.lost_bytes > 0) CHECK(record.request == stage.results[0].request);
+    lost += record.lost_bytes;
+  }
+  CHECK(lost == 3);
+  REQUIRE(stage.records->records.size() == 2);
+  CHECK(stage.records->records[0].log_bytes == 10);
+  CHECK(stage.records->records[0].lost_log_bytes == 3);
+  CHECK(stage.records->records[1].log_bytes == 1);
+  CHECK(stage.records->records[1].lost_log_bytes == 0);
+}
+
+// ---- memory
+
+TEST_CASE("the peak is measured anew for every call, or not at all", "[provision][memory]") {
+  const bool measured = GENERATE(true, false);
+  HostStage stage({.measure_memory = measured});
+  stage.script.usage = {.memory_peak_bytes = 5 << 20, .memory_source = "memory.peak"};
+  stage.deploy("f");
+  stage.call_and_answer("f");
+  stage.call_and_answer("f");
+  CHECK(stage.script.resets == (measured ? 2 : 0));
+  CHECK(stage.results[1].memory_peak_bytes == (measured ? 5u << 20 : 0u));
+  CHECK(stage.results[1].memory_source == (measured ? "memory.peak" : ""));
+  CHECK(stage.records->records[1].memory_peak_bytes == stage.results[1].memory_peak_bytes);
+}
+
+// ---- records
+
+TEST_CASE("one record per invocation, whatever became of it, after the answer", "[provision][record]") {
+  HostStage stage;
+  stage.deploy("f");
+  const auto& records = stage.records->records;
+  SECTION("served") {
+    stage.call("f", {.payload = bytes("four"), .trace = "00-1", .tenant = "t"});
+    CallResult result;
+    result.reply.payload = bytes("answer");
+    stage.answer(std::move(result));
+    REQUIRE(records.size() == 1);
+    CHECK(records[0].status.ok());
+    CHECK(records[0].request == stage.results[0].request);
+    CHECK(records[0].version == 1);
+    CHECK(records[0].sandbox == stage.results[0].sandbox);
+    CHECK(records[0].start == StartKind::cold);
+    CHECK(records[0].payload_bytes == 4);
+    CHECK(records[0].reply_bytes == 6);
+    CHECK(records[0].tenant == "t");
+    CHECK(records[0].trace == "00-1");
+    CHECK(records[0].phases.has(Phase::settle));
+    CHECK(records[0].arrived.time_since_epoch().count() > 0);
+  }
+  SECTION("raised") {
+    stage.call("f");
+    CallResult result;
+    result.reply.function_status = absl::UnknownError("its own words");
+    stage.answer(std::move(result));
+    REQUIRE(records.size() == 1);
+    CHECK(records[0].status == absl::UnknownError("its own words"));
+  }
+  SECTION("at its deadline") {
+    stage.call("f");
+    stage.pass(61s, 1s);
+    REQUIRE(records.size() == 1);
+    CHECK(absl::IsDeadlineExceeded(records[0].status));
+    CHECK(records[0].total >= 60s);
+  }
+  SECTION("of nothing") {
+    stage.invoker->async_invoke({}, asio::bind_executor(stage.io.get_executor(), [](InvocationResult) {}));
+    stage.run();
+    REQUIRE(records.size() == 1);
+    CHECK(absl::IsNotFound(records[0].status));
+    CHECK(records[0].function.empty());
+    CHECK(records[0].sandbox.host == 0);
+    CHECK_FALSE(records[0].phases.has(Phase::acquire));
+  }
+  SECTION("cancelled") {
+    stage.script.hold_hellos = true;
+    asio::cancellation_signal signal;
+    Invocation invocation{.function = stage.idle->resolve("f").value()};
+    stage.invoker->async_invoke(
+        std::move(invocation),
+        asio::bind_cancellation_slot(signal.slot(),
+                                     asio::bind_executor(stage.io.get_executor(), [](InvocationResult) {})));
+    stage.run();
+    CHECK(records.empty());
+    signal.emit(asio::cancellation_type::total);
+    stage.run();
+    REQUIRE(records.size() == 1);
+    CHECK(absl::IsCancelled(records[0].status));
+  }
+  SECTION("stopped") {
+    stage.invoker->async_stop([](absl::Status) {});
+    stage.call("f");
+    REQUIRE(records.size() == 1);
+    CHECK(absl::IsCancelled(records[0].status));
+  }
 }

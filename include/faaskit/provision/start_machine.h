@@ -6,6 +6,7 @@
 // destroy a warm sandbox so that a cold copy of it can be made helps nobody.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -32,10 +33,12 @@ struct StartLimits {
 
 class FAASKIT_EXPORT StartMachine {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
   explicit StartMachine(StartLimits limits) : limits_(limits) {}
 
   // False: known already, or dropped at the bound.
-  bool arrived(StartRequest start);
+  bool arrived(StartRequest start, TimePoint now = {});
 
   struct Next {
     enum class Kind : std::uint8_t {
@@ -45,6 +48,7 @@ class FAASKIT_EXPORT StartMachine {
     };
     Kind kind = Kind::nothing;
     StartRequest start;
+    TimePoint arrived{};
   };
   // What to do now; call it again until `nothing`, and after every change below.
   Next next();
@@ -62,6 +66,9 @@ class FAASKIT_EXPORT StartMachine {
   // It was leased meanwhile.
   void eviction_failed(const std::string& function);
 
+  // The function was removed: what is queued for it is not wanted any more.
+  void forget(const std::string& function);
+
   // The claim was refused: it was never made.
   void dropped(const StartId& start);
   // It answered: it is live now.
@@ -76,7 +83,11 @@ class FAASKIT_EXPORT StartMachine {
   std::uint64_t counted() const { return beginning_.size() + live_; }
 
  private:
-  using Queues = std::map<std::string, std::deque<StartRequest>>;
+  struct Queued {
+    StartRequest start;
+    TimePoint arrived{};
+  };
+  using Queues = std::map<std::string, std::deque<Queued>>;
   // Of the functions that have starts queued, the first after the one served last that `may`.
   template <class May>
   Queues::iterator in_turn(May may);
