@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <map>
 #include <utility>
 
@@ -18,6 +19,8 @@
 
 namespace faaskit::process {
 namespace {
+
+constexpr std::size_t kMaxResolvConf = 16 << 10;
 
 std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
@@ -84,6 +87,15 @@ absl::Status map_ids(const Spare& spare) {
   return absl::OkStatus();
 }
 
+// What programs with the host's network need to find names; empty: the host has none either.
+std::string host_resolv_conf() {
+  std::ifstream file("/etc/resolv.conf");
+  std::string text(kMaxResolvConf, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(std::max<std::streamsize>(file.gcount(), 0)));
+  return text;
+}
+
 std::vector<std::string> environment(const FunctionSpec& spec) {
   std::map<std::string, std::string> values = {
       {"PATH", "/usr/local/bin:/usr/bin:/bin"}, {"HOME", "/tmp"}, {"LANG", "C.UTF-8"}};
@@ -130,6 +142,11 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   furnish.code_file = command.code_file;
   furnish.open_files = what.open_files;
   furnish.user_namespace = what.user_namespace;
+  furnish.loopback = spec.network == Network::loopback && what.own_network;
+  if (spec.network == Network::host) {
+    furnish.network_namespace = what.host_network;
+    furnish.resolv_conf = host_resolv_conf();
+  }
   if (absl::Status status = furnished(furnish).run(control, what.setup_timeout); !status.ok()) return status;
 
   BecomePlan plan;

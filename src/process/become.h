@@ -33,6 +33,8 @@ struct Becoming {
   Command command;     // but for its code_file
   std::uint32_t open_files = 0;
   bool user_namespace = false;
+  bool own_network = true;                           // it was born in a network namespace of its own
+  int host_network = -1;                             // the host's; only for functions that are to have it
   const std::vector<sock_filter>* filter = nullptr;  // of system calls; null: none
   std::chrono::milliseconds setup_timeout{};
 };

@@ -1,7 +1,10 @@
-#include <sys/resource.h>
-
+#include <fcntl.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -18,6 +21,7 @@
 #include "process/spec_check.h"
 #include "process/uid_pool.h"
 #include "runtimes/runtimes.h"
+#include "support/errno_status.h"
 
 namespace faaskit::process {
 namespace {
@@ -97,6 +101,11 @@ class ProcessFactory final : public SandboxFactory {
     // Without it the sandbox's tree would be built over the host's.
     if ((kind.namespaces.at_birth & CLONE_NEWNS) == 0) return absl::OkStatus();
     offer_.isolation = offer_.missing.empty() ? Isolation::process : Isolation::partial;
+    offer_.host_network = options_.allow_host_network;
+    if (offer_.host_network) {
+      host_network_.reset(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+      if (!host_network_) return errno_status(errno, "open /proc/self/ns/net");
+    }
     absl::StatusOr<std::unique_ptr<UidPool>> uids =
         UidPool::open(options_.runtime_dir, options_.uid_base, options_.uid_count);
     if (!uids.ok()) return uids.status();
@@ -141,6 +150,8 @@ class ProcessFactory final : public SandboxFactory {
     what.open_files = options_.open_files;
     what.user_namespace = spares_->kind().namespaces.user;
     if (!filter_.empty()) what.filter = &filter_;
+    what.own_network = (spares_->kind().namespaces.at_birth & CLONE_NEWNET) != 0;
+    what.host_network = host_network_.get();
     what.setup_timeout = options_.setup_timeout;
     absl::StatusOr<Spare> spare = spares_->take(*params.seat);
     if (!spare.ok()) return spare.status();
@@ -187,6 +198,7 @@ class ProcessFactory final : public SandboxFactory {
   FactoryOptions options_;
   Offer offer_;
   std::vector<sock_filter> filter_;
+  UniqueFd host_network_;           // where functions may have it
   std::unique_ptr<Spares> spares_;  // null: none can be made here
 
   std::mutex mutex_;

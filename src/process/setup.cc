@@ -5,16 +5,20 @@
 #include <linux/ioprio.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
+#include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <set>
 
 #include <absl/strings/str_cat.h>
@@ -108,6 +112,24 @@ void give_up_priorities(Program& program) {
   limit(program, "nice", static_cast<int>(RLIMIT_NICE), 0);
   limit(program, "real-time priority", static_cast<int>(RLIMIT_RTPRIO), 0);
   program.call("personality", SYS_personality, {0});
+}
+
+// lo gets its addresses, 127.0.0.1 and ::1, by coming up.
+void bring_up_loopback(Program& program) {
+  ifreq request{};
+  std::strcpy(request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  program.call("socket for loopback", SYS_socket, {AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0}, kWorkSlot);
+  program.call("bring up loopback", SYS_ioctl,
+               {Program::slot(kWorkSlot), static_cast<long>(SIOCSIFFLAGS), Program::object(request)});
+  program.call("close", SYS_close, {Program::slot(kWorkSlot)});
+}
+
+void join_network(Program& program, int network_namespace, const std::string& resolv_conf) {
+  program.call("enter the host's network", SYS_setns, {Program::fd(network_namespace), CLONE_NEWNET});
+  program.call("remove etc/nsswitch.conf", SYS_unlinkat, {AT_FDCWD, "/etc/nsswitch.conf", 0});
+  make_file(program, "/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
+  make_file(program, "/etc/resolv.conf", resolv_conf);
 }
 
 void close_from(Program& program, unsigned first) {
@@ -209,6 +231,8 @@ Program furnished(const FurnishPlan& plan) {
   if (!plan.code_file.empty()) make_file(program, at, "");
   program.call("attach the code", SYS_move_mount,
                {Program::fd(plan.code), "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH});
+  if (plan.loopback) bring_up_loopback(program);
+  if (plan.network_namespace >= 0) join_network(program, plan.network_namespace, plan.resolv_conf);
   program.call("root read-only", SYS_mount_setattr,
                {AT_FDCWD, "/", 0, Program::object(MountAttributes{kReadOnly, 0, 0, 0}),
                 static_cast<long>(sizeof(MountAttributes))});

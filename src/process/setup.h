@@ -33,6 +33,9 @@ struct FurnishPlan {
   std::string code_file;  // its name in /code; empty: a folder that becomes /code
   std::uint32_t open_files = 0;
   bool user_namespace = false;
+  bool loopback = false;       // bring up lo of its own network namespace
+  int network_namespace = -1;  // or enter this one, of the host
+  std::string resolv_conf;     // for programs in that one
 };
 Program furnished(const FurnishPlan& plan);
 

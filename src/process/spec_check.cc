@@ -142,6 +142,9 @@ absl::Status check_spec(const FunctionSpec& spec, const std::string& code_path, 
   if (absl::Status status = check_runtime(spec, offer, who); !status.ok()) return status;
   if (absl::Status status = check_code(spec, code_path, code, who); !status.ok()) return status;
   if (absl::Status status = check_handler(spec, S_ISDIR(code.st_mode), who); !status.ok()) return status;
+  if (spec.network == Network::host && !offer.host_network)
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, "network is host, and allow_host_network is off here"));
   if (absl::Status status = check_limits(spec.limits, who); !status.ok()) return status;
   return check_environment(spec, who);
 }

@@ -18,6 +18,7 @@ struct Offer {
   // Interpreters, as real files; empty: not here.
   std::string python;
   std::string node;
+  bool host_network = false;  // functions may have it
 };
 
 // `code` receives what was found at `code_path`, so that its replacement can be noticed.

@@ -1,6 +1,8 @@
 // If these failed: function code would see, hold or be something of the host, or of another sandbox.
 #include "stage.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
@@ -27,6 +29,18 @@ std::string host_status(pid_t pid, const std::string& field) {
       return all;
     }
   return "?";
+}
+
+// Of the host; returns its port.
+std::uint16_t listen_on_loopback(int fd) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  REQUIRE(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(::listen(fd, 8) == 0);
+  socklen_t size = sizeof address;
+  REQUIRE(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  return ntohs(address.sin_port);
 }
 
 TEST_CASE("a sandbox has a uid and gid of its own, and no groups", "[process]") {
@@ -251,6 +265,75 @@ TEST_CASE("a sandbox has no network", "[process]") {
   CHECK(sandbox->attempt("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, 1)") == "EPERM");
   CHECK(sandbox->attempt("import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)") ==
         "EAFNOSUPPORT");
+}
+
+// Where a server may listen, or the errno.
+std::string listeners(Sandbox& sandbox) {
+  return sandbox.ask(
+      "import socket\nresult = []\nfor family, address in ((2, '127.0.0.1'), (10, '::1')):\n"
+      "  try:\n    socket.socket(family).bind((address, 0)); result.append(address)\n"
+      "  except OSError as e: result.append(e.errno)\n");
+}
+
+TEST_CASE("a loopback of its own serves a sandbox, and shows it nobody else's", "[process][network]") {
+  UniqueFd outside(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const std::uint16_t port = listen_on_loopback(outside.get());
+  Stage stage;
+  stage.spec.network = Network::loopback;
+  auto one = stage.sandbox();
+  auto two = stage.sandbox(false);
+  CHECK(listeners(*one) == "['127.0.0.1', '::1']");
+  // A server and its client inside, on a port that the neighbour uses as well.
+  for (Sandbox* sandbox : {one.get(), two.get()})
+    CHECK(sandbox->ask(R"(
+import socket, builtins
+builtins.server = socket.create_server(('127.0.0.1', 8080))
+client = socket.create_connection(('localhost', 8080), 5)
+peer = server.accept()[0]
+client.send(b'hello'); result = peer.recv(5).decode()
+)") == "hello");
+  CHECK(one->attempt("import socket\nsocket.create_connection(('127.0.0.1', " + std::to_string(port) +
+                     "), 5)") == "ECONNREFUSED");
+  CHECK(one->attempt("import socket\nsocket.create_connection(('192.0.2.1', 80), 5)") == "ENETUNREACH");
+}
+
+TEST_CASE("without a network not even loopback is up", "[process][network]") {
+  Stage stage;
+  CHECK(stage.sandbox()->attempt("import socket\ns = socket.create_server(('127.0.0.1', 0))\n"
+                                 "socket.create_connection(s.getsockname(), 5)") == "ENETUNREACH");
+}
+
+TEST_CASE("the host's network is for those who may have it", "[process][network]") {
+  UniqueFd outside(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const std::uint16_t port = listen_on_loopback(outside.get());
+  StageOptions options;
+  {
+    Stage stage(options);
+    stage.spec.network = Network::host;
+    const absl::Status refused = stage.factory->check(stage.spec);
+    CHECK(absl::IsFailedPrecondition(refused));
+    CHECK_THAT(std::string(refused.message()), ContainsSubstring("allow_host_network"));
+  }
+  options.factory.allow_host_network = true;
+  Stage stage(options);
+  auto without = stage.sandbox();
+  stage.spec.network = Network::host;
+  auto with = stage.sandbox();
+  const std::string connect =
+      "import socket\nsocket.create_connection(('127.0.0.1', " + std::to_string(port) + "), 5)";
+  CHECK(without->attempt(connect) == "ENETUNREACH");
+  CHECK(with->attempt(connect).empty());
+  const auto network_of = [](const std::string& pid) {
+    return std::filesystem::read_symlink("/proc/" + pid + "/ns/net");
+  };
+  CHECK(network_of(std::to_string(with->pid())) == network_of("self"));
+  CHECK(with->ask("result = open('/etc/resolv.conf').read()") == text_of("/etc/resolv.conf"));
+  CHECK(with->ask("result = 'dns' in open('/etc/nsswitch.conf').read()") == "True");
+  CHECK(without->attempt("open('/etc/resolv.conf')") == "ENOENT");
+  // It may use it, and has no power over it: SIOCSIFFLAGS.
+  CHECK(with->attempt("import fcntl, socket\n"
+                      "fcntl.ioctl(socket.socket(), 0x8914, b'lo'.ljust(16, b'\\0') + bytes(24))") ==
+        "EPERM");
 }
 
 TEST_CASE("code in a folder that only root may enter is readable inside", "[process]") {

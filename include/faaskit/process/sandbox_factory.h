@@ -6,7 +6,8 @@
 //
 // What function code finds: uid and gid 1000 (outside: one pair of the range, shared with no other live
 // sandbox), no supplementary groups, no capabilities, no_new_privs; a read-only tree of `host_paths`, its
-// code in /code, a /proc of its own, a few devices, a private sized /tmp; no network; descriptors 0
+// code in /code, a /proc of its own, a few devices, a private sized /tmp; the network its function asks for,
+// none by default; only the system calls ordinary programs make; descriptors 0
 // (/dev/null), 1 and 2 (the output pipe) and 3 (the channel); the environment PATH, HOME, LANG and the
 // function's own.
 //
@@ -55,7 +56,14 @@ struct FactoryOptions {
                                          "/etc/ld.so.cache",
                                          "/etc/alternatives",
                                          "/etc/localtime",
-                                         "/etc/mime.types"};
+                                         "/etc/mime.types",
+                                         "/etc/ssl/certs",
+                                         "/etc/ssl/openssl.cnf",
+                                         "/etc/pki/tls/certs",
+                                         "/etc/pki/ca-trust/extracted"};
+  // Whether a function may have the host's network (FunctionSpec::network). It then reaches whatever listens
+  // there, abstract sockets included, and can be mistaken for the host. Off: such functions are refused.
+  bool allow_host_network = false;
   // Size of the private /tmp; counts against the memory limit as it fills.
   std::uint64_t tmp_bytes = 64ull << 20;
   std::uint32_t open_files = 1024;
