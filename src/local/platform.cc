@@ -280,7 +280,9 @@ class PlatformImpl final : public Platform {
   LocalHost& host() override { return *host_; }
   IdleQueue& idle_queue() override { return *idle_; }
   const Freezer& freezer() const override { return *freezer_; }
+  Freezer& freezer() override { return *freezer_; }
   const SandboxFactory& factory() const override { return *factory_; }
+  SandboxFactory& factory() override { return *factory_; }
 
  private:
   explicit PlatformImpl(std::unique_ptr<Threads> threads)

@@ -127,7 +127,9 @@ class FAASKIT_EXPORT Platform {
   virtual LocalHost& host() = 0;
   virtual IdleQueue& idle_queue() = 0;
   virtual const Freezer& freezer() const = 0;
+  virtual Freezer& freezer() = 0;
   virtual const SandboxFactory& factory() const = 0;
+  virtual SandboxFactory& factory() = 0;
 
   // An invocation of `function`; of an unknown name, one that completes with kNotFound.
   virtual Invocation make_invocation(std::string_view function, Bytes payload, InvokeOptions options) = 0;
