@@ -43,14 +43,6 @@ absl::StatusOr<UniqueFd> take_code(const Becoming& what) {
   return tree;
 }
 
-absl::Status write_proc(pid_t pid, const char* file, const std::string& text) {
-  const std::string path = absl::StrCat("/proc/", pid, "/", file);
-  UniqueFd out(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!out || ::write(out.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return errno_status(errno, absl::StrCat("set-up of the sandbox: write '", text, "' to ", path));
-  return absl::OkStatus();
-}
-
 absl::Status set_nonblocking(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
@@ -73,18 +65,11 @@ absl::StatusOr<Lines> open_lines(std::uint32_t uid, SandboxHandles& handles) {
   handles.output.reset(ends[0]);
   lines.output.reset(ends[1]);
   // So that /dev/stdout can be opened by name, which goes by the pipe's owner.
-  if (::fchown(lines.output.get(), uid, uid) != 0) return errno_status(errno, "fchown of the output pipe");
+  if (uid != ::geteuid() && ::fchown(lines.output.get(), uid, uid) != 0)
+    return errno_status(errno, "fchown of the output pipe");
   if (absl::Status status = set_nonblocking(handles.channel.get()); !status.ok()) return status;
   if (absl::Status status = set_nonblocking(handles.output.get()); !status.ok()) return status;
   return lines;
-}
-
-absl::Status map_ids(const Spare& spare) {
-  const std::string map = absl::StrCat(kInsideId, " ", spare.uid, " 1");
-  for (const auto& [file, text] :
-       {std::pair<const char*, std::string>{"setgroups", "deny"}, {"gid_map", map}, {"uid_map", map}})
-    if (absl::Status status = write_proc(spare.child.pid, file, text); !status.ok()) return status;
-  return absl::OkStatus();
 }
 
 // What programs with the host's network need to find names; empty: the host has none either.
@@ -128,8 +113,14 @@ std::vector<std::string> command_of(const FunctionSpec& spec, const Command& com
 absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& what) {
   const FunctionSpec& spec = *what.spec;
   if (absl::Status status = seat.set_limits(spec.limits); !status.ok()) return status;
-  absl::StatusOr<UniqueFd> code = take_code(what);
-  if (!code.ok()) return code.status();
+  // Without privileges the sandbox takes it, by its path: who could put something else there meanwhile is the
+  // same user.
+  UniqueFd code;
+  if (!what.user_first) {
+    absl::StatusOr<UniqueFd> taken = take_code(what);
+    if (!taken.ok()) return taken.status();
+    code = *std::move(taken);
+  }
   SandboxHandles handles;
   absl::StatusOr<Lines> lines = open_lines(spare.uid, handles);
   if (!lines.ok()) return lines.status();
@@ -138,10 +129,15 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   command.code_file = S_ISDIR(what.code.st_mode) ? "" : base_name(what.code_path);
   const int control = spare.control.get();
   FurnishPlan furnish;
-  furnish.code = code->get();
+  furnish.code = code.get();
+  if (what.user_first) {
+    furnish.code_path = what.code_path;
+    furnish.data_bytes = spec.limits.memory_bytes;
+    furnish.processes = spec.limits.pids;
+  }
   furnish.code_file = command.code_file;
   furnish.open_files = what.open_files;
-  furnish.user_namespace = what.user_namespace;
+  furnish.user_namespace = what.user_namespace && !what.user_first;
   furnish.loopback = spec.network == Network::loopback && what.own_network;
   if (spec.network == Network::host) {
     furnish.network_namespace = what.host_network;
@@ -152,8 +148,8 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   BecomePlan plan;
   plan.id = what.user_namespace ? kInsideId : spare.uid;
   plan.user_namespace = what.user_namespace;
-  if (what.user_namespace)
-    if (absl::Status status = map_ids(spare); !status.ok()) return status;
+  if (furnish.user_namespace)
+    if (absl::Status status = map_ids(spare.child.pid, spare.uid, spare.uid); !status.ok()) return status;
   plan.filter = what.filter;
   plan.channel = lines->channel.get();
   plan.output = lines->output.get();

@@ -36,6 +36,7 @@ struct Becoming {
   bool own_network = true;                           // it was born in a network namespace of its own
   int host_network = -1;                             // the host's; only for functions that are to have it
   const std::vector<sock_filter>* filter = nullptr;  // of system calls; null: none
+  bool user_first = false;                           // as Namespaces says
   std::chrono::milliseconds setup_timeout{};
 };
 

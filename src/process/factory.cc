@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -89,8 +90,6 @@ class ProcessFactory final : public SandboxFactory {
     if (rlimit files{}; ::getrlimit(RLIMIT_NOFILE, &files) == 0)
       options_.open_files = static_cast<std::uint32_t>(std::min<rlim_t>(options_.open_files, files.rlim_max));
 
-    offer_.missing = missing_privileges();
-    if (!offer_.missing.empty()) return absl::OkStatus();
     kind.namespaces = available_namespaces();
     offer_.missing = kind.namespaces.missing;
     if (seccomp_available()) {
@@ -100,6 +99,8 @@ class ProcessFactory final : public SandboxFactory {
     }
     // Without it the sandbox's tree would be built over the host's.
     if ((kind.namespaces.at_birth & CLONE_NEWNS) == 0) return absl::OkStatus();
+    if (const std::string privileges = missing_privileges(); !privileges.empty())
+      return open_unprivileged(std::move(kind), privileges);
     offer_.isolation = offer_.missing.empty() ? Isolation::process : Isolation::partial;
     offer_.host_network = options_.allow_host_network;
     if (offer_.host_network) {
@@ -112,6 +113,29 @@ class ProcessFactory final : public SandboxFactory {
     absl::StatusOr<std::unique_ptr<Spares>> spares = Spares::open(std::move(kind), *std::move(uids));
     if (!spares.ok()) return spares.status();
     spares_ = *std::move(spares);
+    return absl::OkStatus();
+  }
+
+  // For an ordinary user: a user namespace first, and in it whatever a sandbox needs.
+  absl::Status open_unprivileged(SpareKind kind, const std::string& privileges) {
+    if (!kind.namespaces.user) {
+      offer_.missing = absl::StrCat(privileges, ", ", offer_.missing);
+      return absl::OkStatus();
+    }
+    kind.namespaces.at_birth |= CLONE_NEWUSER;
+    kind.namespaces.user_first = true;
+    absl::StatusOr<std::unique_ptr<Spares>> spares = Spares::open(std::move(kind), nullptr);
+    if (!spares.ok()) {
+      // Not for us to report: functions that need no isolation still work elsewhere.
+      offer_.missing = absl::StrCat(privileges, ", or a user namespace without it (",
+                                    std::string(spares.status().message()), ")");
+      return absl::OkStatus();
+    }
+    spares_ = *std::move(spares);
+    offer_.isolation = Isolation::partial;
+    absl::StrAppend(&offer_.missing, offer_.missing.empty() ? "" : ", ",
+                    "a uid of its own, dropping of groups, ", "limits beyond those of a process (",
+                    privileges, ")");
     return absl::OkStatus();
   }
 
@@ -152,6 +176,8 @@ class ProcessFactory final : public SandboxFactory {
     if (!filter_.empty()) what.filter = &filter_;
     what.own_network = (spares_->kind().namespaces.at_birth & CLONE_NEWNET) != 0;
     what.host_network = host_network_.get();
+    what.user_first = spares_->kind().namespaces.user_first;
+    if (what.user_first) what.code_path = absolute(what.code_path);
     what.setup_timeout = options_.setup_timeout;
     absl::StatusOr<Spare> spare = spares_->take(*params.seat);
     if (!spare.ok()) return spare.status();
@@ -187,6 +213,11 @@ class ProcessFactory final : public SandboxFactory {
  private:
   static std::string or_built_in(const std::string& given, std::string_view built_in) {
     return given.empty() ? std::string(built_in) : given;
+  }
+
+  static std::string absolute(const std::string& path) {
+    std::error_code ignored;
+    return std::filesystem::absolute(path, ignored).string();
   }
 
   absl::Status usable() const {

@@ -18,6 +18,8 @@ std::vector<HostPath> survey(const std::vector<std::string>& paths);
 
 struct Namespaces {
   std::uint64_t at_birth = 0;  // CLONE_NEW*
+  // Without privileges: the user namespace comes first, and owns the others. Its one id is the host's own.
+  bool user_first = false;
   bool user = false;
   bool cgroup = false;
   std::string missing;  // names, for people

@@ -32,6 +32,7 @@ using Arg = Program::Arg;
 constexpr int kDeviceSlot = 50;
 constexpr int kRootSlot = 60;
 constexpr int kWorkSlot = 61;
+constexpr int kCodeSlot = 62;
 
 constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom"};
 
@@ -132,6 +133,15 @@ void join_network(Program& program, int network_namespace, const std::string& re
   make_file(program, "/etc/resolv.conf", resolv_conf);
 }
 
+// From the host's tree into the one in ".".
+void enter(Program& program) {
+  // pivot_root(".", ".") puts the old root on top of the new one, from where it is taken off.
+  program.call("pivot_root", SYS_pivot_root, {".", "."});
+  program.call("let go of the host's tree", SYS_umount2, {".", MNT_DETACH});
+  program.call("chdir /", SYS_chdir, {"/"});
+  give_up_priorities(program);
+}
+
 void close_from(Program& program, unsigned first) {
   program.call("close the rest", SYS_close_range, {first, ~0u, 0});
 }
@@ -214,23 +224,30 @@ Program parked(const ParkPlan& plan) {
   for (const auto& [name, content] : *plan.files) make_file(program, "faaskit/" + name, content);
   make_directory(program, "code");
 
-  // pivot_root(".", ".") puts the old root on top of the new one, from where it is taken off.
-  program.call("pivot_root", SYS_pivot_root, {".", "."});
-  program.call("let go of the host's tree", SYS_umount2, {".", MNT_DETACH});
-  program.call("chdir /", SYS_chdir, {"/"});
   program.call("host name", SYS_sethostname, {"sandbox", 7});
-  program.call("drop supplementary groups", SYS_setgroups, {0, 0});
-  give_up_priorities(program);
+  if (!plan.stay_outside) {
+    enter(program);
+    program.call("drop supplementary groups", SYS_setgroups, {0, 0});
+  }
   close_from(program, kSpawnerControlFd + 1);
   return program;
 }
 
 Program furnished(const FurnishPlan& plan) {
   Program program;
+  if (!plan.code_path.empty()) {
+    program.call("take code_path " + plan.code_path, SYS_open_tree,
+                 {AT_FDCWD, plan.code_path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE}, kCodeSlot);
+    program.call("code_path read-only", SYS_mount_setattr,
+                 {Program::slot(kCodeSlot), "", AT_EMPTY_PATH | AT_RECURSIVE,
+                  Program::object(MountAttributes{kReadOnly | kNoSetuid | kNoDevices, 0, MS_PRIVATE, 0}),
+                  static_cast<long>(sizeof(MountAttributes))});
+    enter(program);
+  }
   const std::string at = plan.code_file.empty() ? "/code" : "/code/" + plan.code_file;
   if (!plan.code_file.empty()) make_file(program, at, "");
-  program.call("attach the code", SYS_move_mount,
-               {Program::fd(plan.code), "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH});
+  const Arg code = plan.code_path.empty() ? Program::fd(plan.code) : Program::slot(kCodeSlot);
+  program.call("attach the code", SYS_move_mount, {code, "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH});
   if (plan.loopback) bring_up_loopback(program);
   if (plan.network_namespace >= 0) join_network(program, plan.network_namespace, plan.resolv_conf);
   program.call("root read-only", SYS_mount_setattr,
@@ -238,6 +255,8 @@ Program furnished(const FurnishPlan& plan) {
                 static_cast<long>(sizeof(MountAttributes))});
   limit(program, "core", static_cast<int>(RLIMIT_CORE), 0);
   limit(program, "open files", static_cast<int>(RLIMIT_NOFILE), plan.open_files);
+  if (plan.data_bytes) limit(program, "data", static_cast<int>(RLIMIT_DATA), *plan.data_bytes);
+  if (plan.processes) limit(program, "processes", static_cast<int>(RLIMIT_NPROC), *plan.processes);
   // Last: the namespaces above belong to the host's user namespace, so nobody in the new one has power over
   // them, whatever it becomes there.
   if (plan.user_namespace) program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,17 +26,23 @@ struct ParkPlan {
   std::uint32_t uid = 0;
   std::uint64_t tmp_bytes = 0;
   bool cgroup_namespace = false;
+  // Built, but not entered: the code can only be taken from inside, by its path (see FurnishPlan).
+  bool stay_outside = false;
 };
 Program parked(const ParkPlan& plan);
 
 struct FurnishPlan {
-  int code = -1;          // detached mount of the function's code
+  int code = -1;          // detached mount of the function's code; or, for one that stayed outside:
+  std::string code_path;  // where it is on the host
   std::string code_file;  // its name in /code; empty: a folder that becomes /code
   std::uint32_t open_files = 0;
   bool user_namespace = false;
   bool loopback = false;       // bring up lo of its own network namespace
   int network_namespace = -1;  // or enter this one, of the host
   std::string resolv_conf;     // for programs in that one
+  // Where no group holds them: per process, and processes of this user namespace.
+  std::optional<std::uint64_t> data_bytes;
+  std::optional<std::uint32_t> processes;
 };
 Program furnished(const FurnishPlan& plan);
 

@@ -20,6 +20,9 @@
 
 namespace faaskit::process {
 
+// Maps the one id that a sandbox has inside to `uid` and `gid`; a process cannot do that for itself.
+absl::Status map_ids(pid_t pid, std::uint32_t uid, std::uint32_t gid);
+
 struct Spare {
   spawner::Child child;
   UniqueFd control;
@@ -40,6 +43,8 @@ struct SpareKind {
 // on. Thread-safe; all but the destructor may block.
 class Spares {
  public:
+  // `uids`: null where the user namespace comes first; all sandboxes then run as this process's own user. One
+  // is made and ended at once, to see whether it can be done.
   static absl::StatusOr<std::unique_ptr<Spares>> open(SpareKind kind, std::unique_ptr<UidPool> uids);
   ~Spares();
   Spares(const Spares&) = delete;
@@ -53,11 +58,14 @@ class Spares {
   absl::StatusOr<Spare> take(Seat& seat);
   // Kills it; its uid is free once it is dead.
   void discard(Spare spare);
-  void give_back(std::uint32_t uid) { uids_->give_back(uid); }
+  void give_back(std::uint32_t uid) {
+    if (uids_) uids_->give_back(uid);
+  }
 
  private:
   Spares(SpareKind kind, std::unique_ptr<UidPool> uids) : kind_(std::move(kind)), uids_(std::move(uids)) {}
-  absl::StatusOr<Spare> make(Seat& seat);
+  // `seat`: null for none.
+  absl::StatusOr<Spare> make(Seat* seat);
   void clear_ended();
 
   const SpareKind kind_;

@@ -1,9 +1,11 @@
 #include "spawner/spawn.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -41,11 +43,12 @@ struct CloneArgs {
       set_tid_size, cgroup;
 };
 constexpr std::uint64_t kCloneVm = 0x100, kClonePidfd = 0x1000, kCloneVfork = 0x4000,
-                        kCloneIntoCgroup = 0x200000000ull;
+                        kCloneNewUser = 0x10000000, kCloneIntoCgroup = 0x200000000ull;
 constexpr std::size_t kStackBytes = 64 << 10;
 constexpr int kFirstFreeFd = 64;  // above every number the child gives a meaning to
 
 struct Start {
+  bool own_user_namespace;
   int image;
   int null;
   const int* fds;
@@ -71,6 +74,20 @@ __attribute__((noinline, noreturn, no_sanitize("address", "thread", "undefined")
   if (ok) ok = ::syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
   for (int i = 0; ok && i < start->fd_count; ++i)
     ok = ::syscall(SYS_dup3, moved[i], kSpawnerControlFd + i, 0) >= 0;
+  // In a new user namespace we have every capability and no name: nobody has mapped our uid yet. An exec
+  // takes them from everybody but root; ambient ones it leaves.
+  if (ok && start->own_user_namespace) {
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct sets[2];
+    ok = ::syscall(SYS_capget, &header, sets) == 0;
+    sets[0].inheritable = sets[0].permitted;
+    sets[1].inheritable = sets[1].permitted;
+    if (ok) ok = ::syscall(SYS_capset, &header, sets) == 0;
+    for (int i = 0; ok && i < 64; ++i) {
+      if ((sets[i / 32].permitted >> (i % 32) & 1) != 0)
+        ok = ::syscall(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) == 0;
+    }
+  }
   if (ok) {
     char* const environment[] = {nullptr};
     ::syscall(SYS_execveat, image, "", start->argv, environment, AT_EMPTY_PATH);
@@ -171,8 +188,8 @@ absl::StatusOr<Child> spawn(const SpawnParams& params) {
   if (stack == MAP_FAILED)
     return errno_status(errno, absl::StrCat("mmap a stack of ", kStackBytes, " bytes"));
 
-  Start start{params.image, null.get(), params.fds.data(), static_cast<int>(params.fds.size()),
-              argv.data(),  0};
+  Start start{(params.namespaces & kCloneNewUser) != 0, params.image, null.get(), params.fds.data(),
+              static_cast<int>(params.fds.size()),      argv.data(),  0};
   int pidfd = -1;
   CloneArgs args{};
   args.flags = kCloneVm | kCloneVfork | kClonePidfd | params.namespaces;

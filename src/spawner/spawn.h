@@ -32,7 +32,7 @@ struct SpawnParams {
   std::vector<std::string> argv;
   // Become descriptors 4, 5, ... of the child; nothing else is inherited, 0 to 2 are /dev/null.
   std::vector<int> fds;
-  std::uint64_t namespaces = 0;  // CLONE_NEW*
+  std::uint64_t namespaces = 0;  // CLONE_NEW*; with CLONE_NEWUSER the child has all capabilities in it
   int cgroup = -1;               // directory to be born into; -1: the caller's
 };
 

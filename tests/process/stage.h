@@ -2,7 +2,9 @@
 // sandbox from inside.
 #pragma once
 
+#include <grp.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -197,12 +199,31 @@ class Sandbox {
 struct StageOptions {
   FactoryOptions factory = {};
   cgroup::Choice freezer = cgroup::Choice::automatic;
+  // The whole test becomes an ordinary user: no privileges, no groups of its own, no range of uids.
+  bool ordinary_user = false;
 };
+
+inline constexpr uid_t kOrdinaryUser = 64123;
+
+inline void become_ordinary(const Folders& folders) {
+  for (const std::string& folder : {folders.root(), folders.code(), folders.run()})
+    REQUIRE(::chown(folder.c_str(), kOrdinaryUser, kOrdinaryUser) == 0);
+  REQUIRE(::setgroups(0, nullptr) == 0);
+  REQUIRE(::setresgid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
+  REQUIRE(::setresuid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
+  // As any program that such a user starts.
+  REQUIRE(::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
+}
 
 struct Stage {
   explicit Stage(StageOptions options = {}) {
     if (::geteuid() != 0) FAASKIT_SKIP("needs root");
     options.factory.runtime_dir = folders.run();
+    if (options.ordinary_user) {
+      become_ordinary(folders);
+      options.freezer = cgroup::Choice::stop_signals;
+      spec.minimum_isolation = Isolation::partial;
+    }
     // Another part of the range than a real host's, and than the next test's.
     if (options.factory.uid_base == FactoryOptions{}.uid_base)
       options.factory.uid_base = 2000000 + static_cast<std::uint32_t>(::getpid() % 100000) * 4096;
@@ -217,10 +238,11 @@ struct Stage {
     INFO(ready.status().ToString());
     REQUIRE(ready.ok());
     factory = *std::move(ready);
-    if (factory->isolation() != Isolation::process) FAASKIT_SKIP("namespaces are missing on this machine");
+    const Isolation expected = options.ordinary_user ? Isolation::partial : Isolation::process;
     spec.name = "probe";
     spec.code_path = folders.code();
     spec.handler = "probe:handler";
+    if (factory->isolation() != expected) FAASKIT_SKIP(factory->check(spec).ToString());
   }
 
   std::unique_ptr<Seat> seat() {
