@@ -568,6 +568,7 @@ absl::Status Disk::unpack_blob(const std::string& hex, Scratch& scratch) {
 }
 
 absl::Status Disk::forget(const CodeId& id) {
+  collect();
   if (id.kind == CodeKind::mounted || id.name.substr(0, kDigest.size()) != kDigest) return absl::OkStatus();
   const std::string hex = id.name.substr(kDigest.size());
   {

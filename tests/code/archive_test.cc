@@ -299,20 +299,6 @@ TEST_CASE("the unpacking thread may write nothing of root's, and is itself again
   CHECK(::prctl(PR_GET_DUMPABLE) == dumpable);
 }
 
-TEST_CASE("the store unpacks as nobody", "[code][archive]") {
-  if (::geteuid() != 0) FAASKIT_SKIP("needs root: an ordinary user unpacks as itself");
-  // A store that cannot become the other user must not fall back to root.
-  Stage stage;
-  stage.store.reset();
-  // Once unpacked, it is root's: nobody who runs functions owns it.
-  stage.restart();
-  const CodeId id = stage.admitted(Tar().file("a/b", "x").bytes());
-  struct stat info = {};
-  REQUIRE(::stat((stage.unpacked(id) / "a/b").c_str(), &info) == 0);
-  CHECK(info.st_uid == 0);
-  CHECK(info.st_gid == 0);
-}
-
 TEST_CASE("a full disk is said, leaves nothing, and is over when there is room", "[code][archive]") {
   Stage stage;
   stage.store.reset();
