@@ -1,0 +1,160 @@
+// The starts of a FunctionQueue: what is asked for, by whom it is taken on, and what comes of it.
+#include <algorithm>
+#include <utility>
+
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+
+#include "core/function_queue_tables.h"
+
+namespace faaskit {
+
+// Starts of older versions cover nobody: what they make will be retired.
+std::size_t FunctionQueue::covering_starts() const {
+  return static_cast<std::size_t>(
+      std::count_if(tables_->starts.begin(), tables_->starts.end(),
+                    [&](const auto& entry) { return entry.second.version == config_.version; }));
+}
+
+// A busy sandbox that may serve on when it returns.
+bool FunctionQueue::busy_cover() const {
+  return leased_ > 0 && std::any_of(tables_->records.begin(), tables_->records.end(), [&](const auto& entry) {
+           return entry.second->state == SandboxState::leased && grantable(*entry.second);
+         });
+}
+
+void FunctionQueue::note_ready_surplus(TimePoint now) {
+  ++counters_.surplus_starts;
+  if (steals_.empty()) return;
+  ++counters_.steals_measured;
+  counters_.steal_saved_us += static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(now - steals_.front()).count());
+  steals_.erase(steals_.begin());
+}
+
+// Each steal is matched with at most one start that is still to come.
+void FunctionQueue::trim_steals() {
+  const std::size_t surplus = tables_->starts.size();
+  if (steals_.size() > surplus)
+    steals_.erase(steals_.begin(), steals_.end() - static_cast<std::ptrdiff_t>(surplus));
+}
+
+void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
+  trim_steals();
+  if (!defined_ || now < backoff_until_) return;
+  backoff_until_ = TimePoint::min();
+  const auto at_cap = [&] {
+    return tables_->starts.size() >= config_.caps.max_starts ||
+           live() + tables_->starts.size() >= config_.caps.max_sandboxes;
+  };
+  if (tables_->line.empty() || at_cap()) return;
+  auto next_unflagged = tables_->line.begin();
+  for (std::size_t covering = covering_starts(); covering < tables_->line.size() && !at_cap(); ++covering) {
+    // A busy sandbox of this version will return, and a start will come: either covers everybody.
+    if (config_.policy == StartPolicy::wait_only && (covering > 0 || busy_cover())) return;
+    const StartId id{.nonce = nonce_, .number = ++next_start_};
+    tables_->starts.emplace(id.number, Start{.version = config_.version, .claimed_by = {}});
+    ++counters_.starts_admitted;
+    while (next_unflagged != tables_->line.end() && (*next_unflagged)->start_requested) ++next_unflagged;
+    if (effects.starts.empty()) {
+      const auto whom = next_unflagged != tables_->line.end() ? next_unflagged : tables_->line.begin();
+      effects.starts_for = (*whom)->request.invoker;
+    }
+    if (next_unflagged != tables_->line.end()) (*next_unflagged)->start_requested = true;
+    effects.starts.push_back({.id = id, .function = name_, .version = config_.version});
+  }
+}
+
+// Whoever carried them, or held them unclaimed, may be gone: starts are carried at least once.
+void FunctionQueue::send_again(Effects& effects) {
+  if (tables_->line.empty()) return;
+  for (const auto& [number, start] : tables_->starts) {
+    if (start.claimed_by.host != 0) continue;
+    if (effects.starts.empty()) effects.starts_for = (*tables_->line.begin())->request.invoker;
+    effects.starts.push_back(
+        {.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
+  }
+}
+
+FunctionQueue::TimePoint FunctionQueue::next_event() const {
+  return backoff_until_ != TimePoint::min() && !tables_->line.empty() ? backoff_until_ : TimePoint::max();
+}
+
+absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox) {
+  auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
+  if (found == tables_->starts.end()) {
+    return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": no such start of ", name_,
+                                            " is wanted; it is done, dropped or of another record"));
+  }
+  Start& wanted = found->second;
+  if (wanted.claimed_by == sandbox) return absl::OkStatus();
+  if (wanted.claimed_by.host != 0) {
+    return absl::AbortedError(
+        absl::StrCat("claim ", to_string(start), ": claimed by ", to_string(wanted.claimed_by)));
+  }
+  if (draining(sandbox.host)) {
+    return absl::AbortedError(
+        absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
+  }
+  if (config_.surplus == SurplusStarts::cancel_queued && covering_starts() > tables_->line.size()) {
+    tables_->starts.erase(found);
+    return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": surplus, nobody waits for it"));
+  }
+  wanted.claimed_by = sandbox;
+  return absl::OkStatus();
+}
+
+absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& sandbox,
+                                         const absl::Status& why, double jitter, TimePoint now,
+                                         Effects& effects) {
+  auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
+  if (found == tables_->starts.end()) {
+    // Reported before; or forgotten here, and then what came of it may be known by an announcement alone.
+    bury(sandbox);
+    evaluate(now, effects);
+    return absl::OkStatus();
+  }
+  if (found->second.claimed_by != sandbox) {
+    return absl::AbortedError(absl::StrCat("start_failed ", to_string(start), ": claimed by ",
+                                           to_string(found->second.claimed_by), ", not by ",
+                                           to_string(sandbox)));
+  }
+  const bool current = found->second.version == config_.version;
+  tables_->starts.erase(found);
+  bury(sandbox);
+  ++counters_.starts_failed;
+  if (current) {
+    ++consecutive_failures_;
+    const std::uint32_t doublings = std::min(consecutive_failures_ - 1, 20u);
+    const auto full = std::min<std::chrono::nanoseconds>(config_.retry.backoff * (1u << doublings),
+                                                         config_.retry.max_backoff);
+    backoff_until_ = now + std::chrono::duration_cast<std::chrono::nanoseconds>(full * (0.5 + 0.5 * jitter));
+    // Cover is many-to-one: another start in flight or a busy sandbox covers everybody.
+    if (consecutive_failures_ >= config_.retry.budget && !tables_->line.empty() && covering_starts() == 0 &&
+        !busy_cover()) {
+      Waiter* oldest = *tables_->line.begin();
+      drop_line(*oldest);
+      effects.failures.push_back(
+          {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s",
+                                                          name_, consecutive_failures_, why.ToString()))});
+    }
+  }
+  evaluate(now, effects);
+  return absl::OkStatus();
+}
+
+bool FunctionQueue::claimed_start(const SandboxId& id) const {
+  return std::any_of(tables_->starts.begin(), tables_->starts.end(),
+                     [&](const auto& entry) { return entry.second.claimed_by == id; });
+}
+
+void FunctionQueue::gone(const StartId& id, TimePoint now, Effects& effects) {
+  if (id.nonce == nonce_) tables_->starts.erase(id.number);
+  evaluate(now, effects);
+}
+
+bool FunctionQueue::start_in_flight(const StartId& id) const {
+  return id.nonce == nonce_ && tables_->starts.contains(id.number);
+}
+
+}  // namespace faaskit
