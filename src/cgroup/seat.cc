@@ -213,18 +213,15 @@ class CgroupSeat final : public Seat {
       (void)write(at(shared_->memory), "memory.max_usage_in_bytes", "0");
   }
 
-  SeatUsage usage() override {
+  SeatUsage peak() override {
     SeatUsage usage;
     if (shared_->memory != kNoGroup) {
       const Group& group = at(shared_->memory);
-      const std::string peak = group.v2 ? "memory.peak" : "memory.max_usage_in_bytes";
-      if (const auto text = read_text(group.dir.get(), name_ + "/" + peak)) {
+      const char* const peak = group.v2 ? "memory.peak" : "memory.max_usage_in_bytes";
+      if (const auto text = read_text(group.dir.get(), absl::StrCat(name_, "/", peak))) {
         usage.memory_peak_bytes = parse_number(*text).value_or(0);
-        usage.memory_source = group.v2 ? "memory.peak" : "memory.max_usage_in_bytes";
+        usage.memory_source = peak;
       }
-      const auto oom =
-          read_text(group.dir.get(), name_ + (group.v2 ? "/memory.events" : "/memory.oom_control"));
-      if (oom) usage.oom_killed = find_value(*oom, "oom_kill").value_or(0) > 0;
     }
     if (usage.memory_source.empty() && pid_ > 0) {
       const auto status = read_text(AT_FDCWD, absl::StrCat("/proc/", pid_, "/status")).value_or("");
@@ -235,6 +232,16 @@ class CgroupSeat final : public Seat {
         usage.memory_source = "VmHWM";
       }
     }
+    return usage;
+  }
+
+  SeatUsage usage() override {
+    SeatUsage usage = peak();
+    if (shared_->memory == kNoGroup) return usage;
+    const Group& group = at(shared_->memory);
+    const auto oom =
+        read_text(group.dir.get(), name_ + (group.v2 ? "/memory.events" : "/memory.oom_control"));
+    if (oom) usage.oom_killed = find_value(*oom, "oom_kill").value_or(0) > 0;
     return usage;
   }
 

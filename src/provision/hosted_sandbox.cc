@@ -327,7 +327,7 @@ void HostedSandbox::answer(HostReply reply) {
   reply.phases = running.phases;
   reply.phases.set(Phase::run, reply.run_time);
   if (context_->options.measure_memory && seat_ && !reply.never_began) {
-    const SeatUsage usage = seat_->usage();
+    const SeatUsage usage = seat_->peak();
     reply.memory_peak_bytes = usage.memory_peak_bytes;
     reply.memory_source = usage.memory_source;
   }
