@@ -1,4 +1,4 @@
-"""python_test.py INTERPRETER RUNTIME [CASE ...]: the Python runtime as its host sees it.
+"""python_test.py INTERPRETER RUNTIME [quick | slow | CASE ...]: the Python runtime as its host sees it.
 
 If these failed: a function would not get its call, or a caller not its reply, as docs/protocol.md and the
 runtime's own text promise.
@@ -8,6 +8,8 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import both
+from both import main
 from peer import *  # noqa: F403
 
 HEADERS = [(b":method", b"GET"), (b":path", b"/a%20b/c?q=1&r=%41"), (b":subject", b"ann"), (b":host", b"example.org:81"),
@@ -498,9 +500,27 @@ def code_is_checked_without_running_it(command):
     holds(lines[0], "more than 2000 source files")
 
 
+def functions(name):
+    code, handler = {
+        "echo": ("def f(p, c): return p", "main:f"),
+        "hundred": ("def f(p, c):\n    for i in range(int(p) // 50000): yield b'x' * 50000", "main:f"),
+        "children": ("import os, subprocess\ndef f(p, c): return subprocess.run("
+                     "['/bin/ls', '-l', '/proc/self/fd'], stdout=-1, close_fds=False).stdout", "main:f"),
+        "noisy": ("def f(p, c):\n    print('x' * int(p))\n    print('last line')", "main:f"),
+        "thaw": ("import faaskit\nseen = []\n@faaskit.on_thaw\ndef hook(s): seen.append(s)\n"
+                 "def f(p, c): return seen", "main:f"),
+        "no module": ("", "other:f"),
+        "no function": ("f = 3", "main:f"),
+        "raises": ("raise KeyError", "main:f"),
+        "malformed": ("def f(p, c): pass", "main"),
+    }[name]
+    return {"main.py": code}, handler
+
+
+SLOW = ["crumbs_are_joined_in_the_end", "a_stream_of_100_mb_takes_no_memory"]
 CASES = [value for value in list(globals().values())
          if getattr(value, "__module__", None) == __name__ and callable(value)
          and value.__code__.co_varnames[: value.__code__.co_argcount] == ("command",)]
 
 if __name__ == "__main__":
-    sys.exit(run(CASES, [sys.argv[1], "-IB", sys.argv[2]], sys.argv[3:]))
+    main(both.cases(functions) + CASES, [sys.argv[1], "-IB", sys.argv[2]], SLOW, sys.argv[3:])
