@@ -10,7 +10,7 @@
 // format of Kubernetes' CRI, which marks partial lines in the same way.
 //
 // Back pressure: there is none. What comes faster than the disk takes it, beyond the bounds below, is lost,
-// counted, and said in the log of the function whose bytes they were, with the next thing written. One
+// counted, and said in the log of the function whose bytes they were, as soon as the sink writes again. One
 // function fills at most a quarter of the queue.
 // Threads: none of its own; at most one job at a time runs on the executor given.
 // Lifetime: destroying the sink does not wait; what is queued is still written if the executor runs on. Call
@@ -43,11 +43,11 @@ struct LogFileOptions {
   std::string folder{};
   // Where files are written: HostExecutors::blocking.
   asio::any_io_executor blocking{};
-  // A file that has reached this gets no further line.
+  // A file that has reached this is rotated before the next record.
   std::size_t max_file_bytes = 8 * 1024 * 1024;
   // Of each function, the current one included; at least 1.
   std::size_t max_files = 4;
-  // Bytes accepted and not yet written.
+  // Accepted and not yet written, with what it costs to keep it.
   std::size_t queue_bytes = 8 * 1024 * 1024;
   // Open at once: one descriptor each.
   std::size_t max_open_files = 32;
@@ -64,7 +64,7 @@ struct LogFileStats {
 struct LogQuery {
   std::string function{};
   std::optional<RequestId> request{};  // only this one's lines
-  std::size_t max_bytes = 64 * 1024;   // of text; at most 16 MiB
+  std::size_t max_bytes = 64 * 1024;   // of text, but at least one line; at most 16 MiB
   // Continue where an earlier page said so; empty: from the end.
   std::string before{};
 };
@@ -85,7 +85,7 @@ class FAASKIT_EXPORT LogFileSink : public LogSink {
   // A function with a log whose cursor has been rotated away has an empty page.
   virtual absl::StatusOr<LogPage> read(const LogQuery& query) const = 0;
 
-  // The function was removed: its files go.
+  // The function was removed: its files go. What is still queued, or comes later, makes a new one.
   virtual absl::Status remove(std::string_view function) = 0;
 
   // Waits until what write() was given before is written or counted as lost. Works on a blocking executor's
