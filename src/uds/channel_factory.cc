@@ -42,20 +42,22 @@ class UdsChannelFactory final : public ChannelFactory {
   const std::shared_ptr<Clock> clock_;
 };
 
-absl::Status within(std::string_view name, std::size_t value, std::size_t least, std::size_t most) {
+absl::Status within(std::string_view name, std::uint64_t value, std::uint64_t least, std::uint64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrFormat("ChannelLimits::%s is %d; %d to %d is possible", name, value, least, most));
 }
 
-// The header counts in 32 bits, and workers read envelopes of up to 64 KiB. They may send a message and a
-// content type as long as the protocol has them, which must not cut their channel.
+// The header counts in 32 bits, and workers read envelopes of up to 64 KiB. They may send a message,
+// a content type and metadata as long as the protocol has them, which must not cut their channel.
 absl::Status check(const ChannelLimits& limits) {
   constexpr std::size_t kGiB = 1 << 30;
-  if (auto s = within("max_envelope_bytes", limits.max_envelope_bytes, 16 << 10, 64 << 10); !s.ok()) return s;
+  if (auto s = within("max_envelope_bytes", limits.max_envelope_bytes, 48 << 10, 64 << 10); !s.ok()) return s;
   if (auto s = within("max_frame_payload_bytes", limits.max_frame_payload_bytes, 1, kGiB); !s.ok()) return s;
   if (auto s = within("max_payload_bytes", limits.max_payload_bytes, 0, kGiB); !s.ok()) return s;
   if (auto s = within("max_reply_bytes", limits.max_reply_bytes, 1, kGiB); !s.ok()) return s;
+  if (auto s = within("max_streamed_bytes", limits.max_streamed_bytes, 1, std::uint64_t{1} << 60); !s.ok())
+    return s;
   if (limits.hello_timeout.count() <= 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "ChannelLimits::hello_timeout is %d ms; it must be positive", limits.hello_timeout.count()));

@@ -74,6 +74,7 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
     return 0;
   }
   call_handler_ = std::move(done);
+  stream_ = std::move(call.stream);
   call_settled_ = false;
   sent_of_call_ = 0;
   writer_.start(protocol_.head(), protocol_.call_id(), std::move(call.payload),
@@ -168,26 +169,22 @@ bool Connection::read_on() {
 bool Connection::consume(std::span<const std::byte> input) {
   while (true) {
     switch (protocol_.receive(input)) {
-      case wire::HostProtocol::Event::need_input:
-        if (protocol_.has_control()) {
-          const std::vector<std::byte> more = protocol_.take_control();
-          control_.insert(control_.end(), more.begin(), more.end());
-          if (control_.size() > kMaxControl) {
-            fail(absl::InternalError(
-                absl::StrFormat("sandbox does not read: %d bytes of credit wait for it, the limit is %d",
-                                control_.size(), kMaxControl)));
-            return false;
-          }
-          if (!write_armed_) send_once();
-          if (open_ && unsent()) arm_write();
-        }
-        return open_;
+      case wire::HostProtocol::Event::need_input: return send_control();
       case wire::HostProtocol::Event::hello:
         hello_timer_.reset();
         complete_hello(protocol_.hello());
         break;
+      case wire::HostProtocol::Event::head:
+        stream_head();
+        if (!open_) return false;
+        break;
+      case wire::HostProtocol::Event::body:
+        stream_part();
+        if (!open_) return false;
+        break;
       case wire::HostProtocol::Event::reply:
         writer_.reset();
+        end_stream();
         complete_call({.status = absl::OkStatus(),
                        .reply = protocol_.take_reply(),
                        .never_began = false,
@@ -196,6 +193,46 @@ bool Connection::consume(std::span<const std::byte> input) {
       case wire::HostProtocol::Event::failed: fail(protocol_.error()); return false;
     }
   }
+}
+
+void Connection::stream_head() {
+  taken_ = std::make_shared<TakenLedger>(socket_.get_executor(), weak_from_this());
+  // Held: it may close the channel, which lets go of it.
+  const std::shared_ptr<ReplyStream> stream = stream_;
+  stream->head(protocol_.take_head());
+}
+
+void Connection::stream_part() {
+  const std::shared_ptr<ReplyStream> stream = stream_;
+  Bytes part = protocol_.take_body();
+  const std::size_t size = part.size();
+  stream->body(std::move(part), taken_->slip(size));
+}
+
+void Connection::end_stream() {
+  if (taken_) taken_->close();
+  taken_.reset();
+  stream_.reset();
+}
+
+void Connection::on_taken(std::uint64_t bytes) {
+  protocol_.taken(bytes);
+  send_control();
+}
+
+bool Connection::send_control() {
+  if (!protocol_.has_control()) return open_;
+  const std::vector<std::byte> more = protocol_.take_control();
+  control_.insert(control_.end(), more.begin(), more.end());
+  if (control_.size() > kMaxControl) {
+    fail(absl::InternalError(
+        absl::StrFormat("sandbox does not read: %d bytes of credit wait for it, the limit is %d",
+                        control_.size(), kMaxControl)));
+    return false;
+  }
+  if (!write_armed_) send_once();
+  if (open_ && unsent()) arm_write();
+  return open_;
 }
 
 void Connection::on_end(int error) {
@@ -220,6 +257,7 @@ void Connection::shut() {
   control_ = {};
   control_at_ = 0;
   if (hello_timer_) hello_timer_->cancel();
+  end_stream();
 }
 
 void Connection::fail(absl::Status why, bool reset) {

@@ -13,6 +13,7 @@
 
 #include "faaskit/port/channel.h"
 #include "faaskit/port/clock.h"
+#include "uds/taken.h"
 #include "wire/call_writer.h"
 #include "wire/host_protocol.h"
 
@@ -31,6 +32,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool is_open() const { return open_; }
   // The Channel is gone: no handler runs any more.
   void abandon();
+  // The receiver of the reply in flight took so many bytes.
+  void on_taken(std::uint64_t bytes);
 
  private:
   void arm_read();
@@ -38,6 +41,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // What did not fit the small buffer, up to a turn's share. False: the channel failed.
   bool read_on();
   bool consume(std::span<const std::byte> input);
+  void stream_head();
+  void stream_part();
+  // No stream call comes after it.
+  void end_stream();
+  // Sends what the protocol owes the sandbox. False: the channel failed.
+  bool send_control();
   void on_end(int error);
 
   // One gathering write. Returns the bytes of the call in it.
@@ -72,6 +81,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Channel::HelloHandler hello_handler_;
   Channel::CallHandler call_handler_;
   Channel::ClosedHandler closed_handler_;
+  std::shared_ptr<ReplyStream> stream_;
+  std::shared_ptr<TakenLedger> taken_;  // from the reply's head to its end
   // Results wait here between their posting and their delivery, so that what is posted stays small.
   bool call_settled_ = false;
   CallResult result_;

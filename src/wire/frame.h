@@ -50,6 +50,13 @@ inline constexpr std::uint32_t kDefaultReplyBytes = 6 << 20;
 inline constexpr std::size_t kMaxMessageBytes = 8 << 10;
 inline constexpr std::size_t kMaxContentTypeBytes = 1 << 10;
 
+// What BODY frames must carry on average, but for some to spare. Or half the frame limit, if that is less:
+// whoever sends to the last byte of each credit, in full frames, ends each with a part of one.
+inline constexpr std::uint64_t kLeastMeanBody = 512;
+inline constexpr std::uint64_t kSpareBodyFrames = 64;
+// The same of a streamed reply, whose frames are as small as what the function has to say.
+inline constexpr std::uint64_t kSpareStreamFrames = 64 << 10;
+
 struct FrameHeader {
   std::uint8_t version = kProtocolVersion;
   FrameType type{};

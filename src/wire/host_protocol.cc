@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include <absl/strings/escaping.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 
 #include "wire/envelope.pb.h"
+#include "wire/metadata.h"
 
 namespace faaskit::wire {
 namespace {
@@ -15,14 +17,35 @@ namespace {
 // and envelopes, too: a frame without payload is work all the same.
 constexpr std::uint64_t kMaxAsideFrames = 1024;
 constexpr std::uint64_t kMaxAsideBytes = 256 << 10;
-// What BODY frames must carry on average, but for some to spare. Or half the frame limit, if that is less:
-// whoever sends to the last byte of each credit, in full frames, ends each with a part of one.
-constexpr std::uint64_t kLeastMeanBody = 512;
-constexpr std::uint64_t kSpareBodyFrames = 64;
 constexpr std::size_t kMaxRuntimeName = 128;
+// Enough of a streamed reply for one body(); small frames are gathered to it as far as they are there.
+constexpr std::size_t kPartBytes = 64 << 10;
+// Metadata beyond it is not kept for the next call's: idle channels are many.
+constexpr std::size_t kKeptMetadataBytes = 4 << 10;
+constexpr int kKeptPairs = 32;
+// Of a name that a sandbox made up, in the message about it.
+constexpr std::size_t kShownNameBytes = 64;
 
 std::uint64_t microseconds(std::chrono::microseconds value) {
   return static_cast<std::uint64_t>(std::max<std::chrono::microseconds::rep>(value.count(), 0));
+}
+
+std::chrono::microseconds claimed(std::uint64_t microseconds) {
+  return std::chrono::microseconds(
+      static_cast<std::int64_t>(std::min<std::uint64_t>(microseconds, INT64_MAX)));
+}
+
+std::size_t bytes_of(const Metadata& metadata) {
+  std::size_t bytes = 0;
+  for (const auto& [name, value] : metadata) bytes += name.size() + value.size();
+  return bytes;
+}
+
+// Clearing a field of Protobuf keeps its memory.
+template <typename Pairs>
+void free_memory(Pairs* pairs) {
+  Pairs none;
+  pairs->Swap(&none);
 }
 
 template <typename Message>
@@ -83,6 +106,14 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
     return absl::InvalidArgumentError(absl::StrFormat("payload of %d bytes exceeds the limit of %d",
                                                       call.payload.size(), limits_.max_payload_bytes));
   }
+  const std::size_t metadata_bytes = bytes_of(call.metadata);
+  if (metadata_bytes > kMaxMetadataBytes || call.metadata.size() > kMaxMetadataPairs) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("metadata of %d bytes in %d pairs exceeds the limit of %d bytes or of %d pairs",
+                        metadata_bytes, call.metadata.size(), kMaxMetadataBytes, kMaxMetadataPairs));
+  }
+  const bool streams = call.stream != nullptr;
+  const std::uint64_t reply_limit = streams ? limits_.max_streamed_bytes : limits_.max_reply_bytes;
   pb::Call& message = messages_->call;
   message.set_token(call.token);
   message.set_invoker(call.lease.request.invoker);
@@ -94,17 +125,25 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
   message.set_content_type(call.content_type);
   message.set_payload_bytes(call.payload.size());
   // Zero travels as nothing and means the protocol's default.
-  const auto unless = [](std::size_t value, std::size_t usual) { return value == usual ? 0 : value; };
+  const auto unless = [](std::uint64_t value, std::uint64_t usual) { return value == usual ? 0 : value; };
   message.set_max_frame_bytes(
       static_cast<std::uint32_t>(unless(limits_.max_frame_payload_bytes, kDefaultFrameBytes)));
-  message.set_max_reply_bytes(unless(limits_.max_reply_bytes, kDefaultReplyBytes));
+  message.set_max_reply_bytes(unless(reply_limit, kDefaultReplyBytes));
+  message.set_streams(streams ? 1 : 0);
+  message.clear_metadata();
+  for (const auto& [name, value] : call.metadata) {
+    pb::Pair& pair = *message.add_metadata();
+    pair.set_name(name);
+    pair.set_value(value);
+  }
 
   const std::size_t first = std::min(call.payload.size(), limits_.max_frame_payload_bytes);
   const std::size_t size = message.ByteSizeLong();
   if (size > limits_.max_envelope_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("trace (%d bytes) and content type (%d bytes) exceed the envelope's limit of %d",
-                        call.trace.size(), call.content_type.size(), limits_.max_envelope_bytes));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "trace (%d bytes), content type (%d bytes) and metadata (%d bytes) exceed the "
+        "envelope's limit of %d",
+        call.trace.size(), call.content_type.size(), metadata_bytes, limits_.max_envelope_bytes));
   }
 
   ++call_id_;
@@ -113,14 +152,22 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
       head_,
       {.type = FrameType::call, .call_id = call_id_, .payload_bytes = static_cast<std::uint32_t>(first)},
       message);
+  if (metadata_bytes > kKeptMetadataBytes) free_memory(message.mutable_metadata());
   state_ = State::in_call;
   heard_of_call_ = false;
   sent_after_call_ = false;
   sending_ = false;
   reply_ = {};
   reply_state_ = Reply::none;
+  streams_ = streams;
+  streaming_ = false;
+  part_whole_ = false;
+  settle_next_ = false;
+  unknown_length_ = false;
+  reply_limit_ = reply_limit;
   announced_ = 0;
   body_bytes_ = 0;
+  taken_ = 0;
   granted_ = kDefaultWindowBytes;
   body_frames_ = 0;
   renew_budget();
@@ -129,11 +176,30 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
 
 std::vector<std::byte> HostProtocol::take_control() { return std::exchange(control_, {}); }
 
+ReplyHead HostProtocol::take_head() {
+  ReplyHead head{.content_type = std::exchange(reply_.content_type, {}),
+                 .metadata = std::exchange(reply_.metadata, {})};
+  if (!unknown_length_) head.bytes = announced_;
+  return head;
+}
+
+Bytes HostProtocol::take_body() {
+  part_whole_ = false;
+  return std::exchange(reply_.payload, {});
+}
+
 HostProtocol::Event HostProtocol::receive(std::span<const std::byte>& input) {
+  if (settle_next_) return settle();
   while (state_ != State::failed) {
     switch (decoder_.next(input)) {
-      case FrameDecoder::Step::need_input: return Event::need_input;
-      case FrameDecoder::Step::head: begin_frame(); break;
+      case FrameDecoder::Step::need_input: return part_whole_ ? Event::body : Event::need_input;
+      case FrameDecoder::Step::head:
+        begin_frame();
+        // What is whole does not wait for a frame that is not.
+        if (part_whole_ && state_ != State::failed && decoder_.header().payload_bytes > input.size()) {
+          return Event::body;
+        }
+        break;
       case FrameDecoder::Step::payload: take_payload(decoder_.payload()); break;
       case FrameDecoder::Step::end: {
         Event event = Event::need_input;
@@ -199,6 +265,8 @@ bool HostProtocol::on_hello() {
   hello_.protocol_version = kProtocolVersion;
   hello_.capabilities = message.capabilities();
   hello_.runtime = std::string(message.runtime()).substr(0, kMaxRuntimeName);
+  hello_.runtime_time = claimed(message.runtime_us());
+  hello_.init_time = claimed(message.init_us());
   return true;
 }
 
@@ -207,14 +275,31 @@ bool HostProtocol::on_head() {
   if (decoder_.header().payload_bytes != 0) return fail("REPLY_HEAD with a payload");
   pb::ReplyHead message;
   if (!parse(message, decoder_.envelope())) return unparsable();
-  announced_ = message.payload_bytes();
-  if (announced_ > limits_.max_reply_bytes) {
-    return fail(
-        absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, limits_.max_reply_bytes));
+  unknown_length_ = message.unknown_length() != 0;
+  if (unknown_length_ && !streams_) return fail("REPLY_HEAD of unknown length, and nobody streams it");
+  announced_ = unknown_length_ ? 0 : message.payload_bytes();
+  if (announced_ > reply_limit_) {
+    return fail(absl::StrFormat("reply of %d bytes announced, the limit is %d", announced_, reply_limit_));
   }
   if (!take_content_type(std::string(message.content_type()))) return false;
+  if (!take_metadata(*message.mutable_metadata())) return false;
   reply_state_ = Reply::head;
+  streaming_ = streams_;
   return true;
+}
+
+bool HostProtocol::check_length(std::uint64_t bytes) {
+  if (unknown_length_) {
+    if (bytes <= reply_limit_) return true;
+    return fail(absl::StrFormat("reply of %d bytes, the limit is %d", bytes, reply_limit_));
+  }
+  if (bytes <= announced_) return true;
+  return fail(absl::StrFormat("reply has %d bytes, its head announced %d", bytes, announced_));
+}
+
+bool HostProtocol::check_credit(std::uint64_t bytes) {
+  if (bytes <= granted_) return true;
+  return fail(absl::StrFormat("%d bytes of body, the credit given was %d", bytes, granted_));
 }
 
 bool HostProtocol::on_body() {
@@ -222,21 +307,19 @@ bool HostProtocol::on_body() {
   if (!decoder_.envelope().empty()) return fail("BODY with an envelope");
   if (decoder_.header().payload_bytes == 0) return fail("BODY without a payload");
   body_bytes_ += decoder_.header().payload_bytes;
-  if (body_bytes_ > announced_) {
-    return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_, announced_));
-  }
-  if (body_bytes_ > granted_) {
-    return fail(absl::StrFormat("%d bytes of body, the credit given was %d", body_bytes_, granted_));
-  }
+  if (!check_length(body_bytes_) || !check_credit(body_bytes_)) return false;
   const std::uint64_t least_mean =
       std::min<std::uint64_t>(kLeastMeanBody, (limits_.max_frame_payload_bytes + 1) / 2);
-  const std::uint64_t most = kSpareBodyFrames + announced_ / least_mean;
+  const std::uint64_t bytes = streaming_ ? body_bytes_ : announced_;
+  const std::uint64_t most = (streaming_ ? kSpareStreamFrames : kSpareBodyFrames) + bytes / least_mean;
   if (++body_frames_ > most) {
     return fail(absl::StrFormat("%d BODY frames for a reply of %d bytes, the limit is %d", body_frames_,
-                                announced_, most));
+                                bytes, most));
   }
   // Reserved when the bytes are on their way, and not on a mere announcement.
-  if (reply_.payload.capacity() == 0) reply_.payload.reserve(announced_);
+  if (reply_.payload.capacity() == 0) {
+    reply_.payload.reserve(streaming_ ? decoder_.header().payload_bytes : announced_);
+  }
   return true;
 }
 
@@ -244,14 +327,23 @@ bool HostProtocol::on_end() {
   pb::End& message = messages_->end;
   if (!parse(message, decoder_.envelope())) return unparsable();
   const std::uint64_t last = decoder_.header().payload_bytes;
+  const bool failed = message.status() != 0;
+  body_bytes_ += last;
   if (reply_state_ == Reply::none) {
-    if (last > limits_.max_reply_bytes) {
-      return fail(absl::StrFormat("reply of %d bytes, the limit is %d", last, limits_.max_reply_bytes));
+    if (last > reply_limit_) {
+      return fail(absl::StrFormat("reply of %d bytes, the limit is %d", last, reply_limit_));
     }
     if (!take_content_type(std::string(message.content_type()))) return false;
+    if (!take_metadata(*message.mutable_metadata())) return false;
     reply_.payload.reserve(last);
-  } else if (body_bytes_ + last != announced_) {
-    return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_ + last, announced_));
+  } else if (streaming_ && failed) {
+    if (last != 0) return fail(absl::StrFormat("END with an error and %d bytes of a reply", last));
+  } else {
+    if (!check_length(body_bytes_)) return false;
+    if (!unknown_length_ && body_bytes_ != announced_) {
+      return fail(absl::StrFormat("reply has %d bytes, its head announced %d", body_bytes_, announced_));
+    }
+    if (streaming_ && !check_credit(body_bytes_)) return false;
   }
   if (message.message().size() > kMaxMessageBytes) {
     return fail(absl::StrFormat("END message of %d bytes, the limit is %d", message.message().size(),
@@ -259,9 +351,9 @@ bool HostProtocol::on_end() {
   }
   // Whatever code the sandbox names, it is the function that failed: its word must not pass for one of
   // ours, on which callers decide whether to try again.
-  if (message.status() != 0) reply_.function_status = absl::UnknownError(std::string(message.message()));
-  reply_.claimed_run_time = std::chrono::microseconds(
-      static_cast<std::int64_t>(std::min<std::uint64_t>(message.run_time_us(), INT64_MAX)));
+  if (failed) reply_.function_status = absl::UnknownError(std::string(message.message()));
+  reply_.claimed_run_time = claimed(message.run_time_us());
+  reply_.payload_bytes = body_bytes_;
   reply_state_ = Reply::last;
   return true;
 }
@@ -272,6 +364,34 @@ bool HostProtocol::take_content_type(std::string type) {
                                 kMaxContentTypeBytes));
   }
   reply_.content_type = std::move(type);
+  return true;
+}
+
+template <typename Pairs>
+bool HostProtocol::take_metadata(Pairs& pairs) {
+  if (pairs.empty()) return true;
+  const auto count = static_cast<std::size_t>(pairs.size());
+  if (count > kMaxMetadataPairs) {
+    return fail(absl::StrFormat("reply's metadata has %d pairs, the limit is %d", count, kMaxMetadataPairs));
+  }
+  std::size_t bytes = 0;
+  reply_.metadata.reserve(count);
+  for (pb::Pair& pair : pairs) {
+    bytes += pair.name().size() + pair.value().size();
+    if (!is_metadata_name(pair.name())) {
+      return fail(absl::StrFormat("'%s' is no name in a reply's metadata",
+                                  absl::CHexEscape(std::string(pair.name()).substr(0, kShownNameBytes))));
+    }
+    if (!is_metadata_value(pair.value())) {
+      return fail(absl::StrFormat("'%s' in a reply's metadata has a line break or a NUL in its value",
+                                  std::string(pair.name()).substr(0, kShownNameBytes)));
+    }
+    reply_.metadata.emplace_back(std::move(*pair.mutable_name()), std::move(*pair.mutable_value()));
+  }
+  if (bytes > kMaxMetadataBytes) {
+    return fail(absl::StrFormat("reply's metadata of %d bytes, the limit is %d", bytes, kMaxMetadataBytes));
+  }
+  if (pairs.size() > kKeptPairs) free_memory(&pairs);
   return true;
 }
 
@@ -303,24 +423,46 @@ bool HostProtocol::end_frame(Event& event) {
       state_ = State::idle;
       event = Event::hello;
       break;
-    case FrameType::body: grant_credit(); break;
+    case FrameType::reply_head:
+      if (streaming_) event = Event::head;
+      break;
+    case FrameType::body:
+      if (!streaming_) {
+        grant_credit(body_bytes_);
+        break;
+      }
+      part_whole_ = true;
+      if (reply_.payload.size() >= kPartBytes) event = Event::body;
+      break;
     case FrameType::end:
-      state_ = State::idle;
-      renew_budget();
-      event = Event::reply;
+      settle_next_ = streaming_ && !reply_.payload.empty();
+      event = settle_next_ ? Event::body : settle();
       break;
     default: break;
   }
   return true;
 }
 
-void HostProtocol::grant_credit() {
+HostProtocol::Event HostProtocol::settle() {
+  settle_next_ = false;
+  state_ = State::idle;
+  renew_budget();
+  return Event::reply;
+}
+
+void HostProtocol::taken(std::uint64_t bytes) {
+  taken_ += bytes;
+  // With END all is said and sent.
+  if (reply_state_ == Reply::head) grant_credit(taken_);
+}
+
+void HostProtocol::grant_credit(std::uint64_t consumed) {
   // In halves of the window, so that the worker is never idle for want of it, and never beyond what is
   // still to come.
-  const std::uint64_t outstanding = granted_ - body_bytes_;
-  if (granted_ >= announced_ || outstanding > kDefaultWindowBytes / 2) return;
-  const std::uint64_t more =
-      std::min<std::uint64_t>(kDefaultWindowBytes - outstanding, announced_ - granted_);
+  const std::uint64_t outstanding = granted_ - consumed;
+  const std::uint64_t wanted = unknown_length_ ? UINT64_MAX : announced_;
+  if (granted_ >= wanted || outstanding > kDefaultWindowBytes / 2) return;
+  const std::uint64_t more = std::min<std::uint64_t>(kDefaultWindowBytes - outstanding, wanted - granted_);
   granted_ += more;
   sent_after_call_ = true;
   pb::Credit message;

@@ -4,13 +4,16 @@
 // States: expects HELLO -> idle <-> in call -> failed. One call at a time. Accepted from the sandbox:
 //   expecting hello   HELLO, once, first
 //   in call           LOG and the reply, of this call's id only: END alone; or REPLY_HEAD, BODY..., END
-//                     with exactly the bytes the head announced, BODY only within the credit given
+//                     with exactly the bytes the head announced, BODY only within the credit given.
+//                     With a stream the length may be unknown, and an END with an error cuts the reply short
 //   idle              nothing: a late or second answer is a broken sandbox
 // Frames of unknown type are skipped if they say so, and break the protocol otherwise.
 // Work: what is no part of an answer (LOG, skipped frames) has a budget of frames and bytes for each call
 // and each idle spell, and BODY frames carry a least mean of bytes; beyond it the protocol is broken. One
-// sandbox must not buy its shard's time with frames that cost it next to nothing.
-// Memory: one reply (max_reply_bytes) and one envelope.
+// sandbox must not buy its shard's time with frames that cost it next to nothing. The small frames that a
+// streamed reply may have are handed on together, as far as they came together.
+// Credit: for an assembled reply as it is read, for a streamed one as it is taken.
+// Memory: one reply (max_reply_bytes) and one envelope; of a streamed one at most a window.
 #pragma once
 
 #include <cstddef>
@@ -33,6 +36,8 @@ class HostProtocol {
   enum class Event : std::uint8_t {
     need_input,  // `input` is used up
     hello,       // hello()
+    head,        // take_head(): a streamed reply begins
+    body,        // take_body(): whole frames of it
     reply,       // take_reply(); idle again
     failed,      // error(); final
   };
@@ -44,6 +49,8 @@ class HostProtocol {
   Event receive(std::span<const std::byte>& input);
 
   const Hello& hello() const { return hello_; }
+  ReplyHead take_head();
+  Bytes take_body();
   ChannelReply take_reply() { return std::move(reply_); }
   const absl::Status& error() const { return error_; }
 
@@ -60,6 +67,10 @@ class HostProtocol {
   bool idle() const { return state_ == State::idle; }
   bool in_call() const { return state_ == State::in_call; }
   bool failed() const { return state_ == State::failed; }
+
+  // So many bytes given out by take_body() were taken: the sandbox may send as many again.
+  // REQUIRES: of the call in flight.
+  void taken(std::uint64_t bytes);
 
   // Frames the host owes the sandbox (credit); to be sent before anything else. Empty most of the time.
   bool has_control() const { return !control_.empty(); }
@@ -89,13 +100,19 @@ class HostProtocol {
   bool on_body();
   bool on_end();
   bool take_content_type(std::string type);
+  template <typename Pairs>
+  bool take_metadata(Pairs& pairs);
+  // So many bytes of a reply in several frames have come, or are about to.
+  bool check_length(std::uint64_t bytes);
+  bool check_credit(std::uint64_t bytes);
   // A frame beside the answer: LOG, or one to be skipped.
   bool on_aside();
   // The budget of the call, or of the idle spell, begins afresh.
   void renew_budget() { aside_frames_ = aside_bytes_ = 0; }
   bool fail(const std::string& what);
   bool unparsable();
-  void grant_credit();
+  void grant_credit(std::uint64_t consumed);
+  Event settle();
 
   const ChannelLimits limits_;
   FrameDecoder decoder_;
@@ -115,8 +132,15 @@ class HostProtocol {
 
   ChannelReply reply_;
   Reply reply_state_ = Reply::none;
+  bool streams_ = false;         // the call has a stream
+  bool streaming_ = false;       // and the reply goes to it
+  bool part_whole_ = false;      // reply_.payload is whole frames for the stream
+  bool settle_next_ = false;     // END has been read, and its last part is to be handed out first
+  bool unknown_length_ = false;  // said the reply's head
+  std::uint64_t reply_limit_ = 0;
   std::uint64_t announced_ = 0;  // by the reply's head
   std::uint64_t body_bytes_ = 0;
+  std::uint64_t taken_ = 0;
   std::uint64_t granted_ = 0;  // body bytes allowed so far
   std::uint64_t body_frames_ = 0;
   std::uint64_t aside_frames_ = 0;

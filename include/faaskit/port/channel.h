@@ -30,7 +30,7 @@
 namespace faaskit {
 
 struct ChannelLimits {
-  std::size_t max_envelope_bytes = 64 << 10;  // Protobuf part of one frame; 16 to 64 KiB
+  std::size_t max_envelope_bytes = 64 << 10;  // Protobuf part of one frame; 48 to 64 KiB
   std::size_t max_payload_bytes = 6 << 20;    // of a call
   std::size_t max_reply_bytes = 6 << 20;      // head and bodies of one reply together
   // The same where the reply is streamed, and so never held whole.
@@ -69,9 +69,10 @@ struct ChannelCall {
 struct ChannelReply {
   // OK: the function returned. kUnknown (with its message): the function raised; the sandbox is fine.
   absl::Status function_status{};
+  // These three are empty if the reply went to a stream.
   std::string content_type{};
   Metadata metadata{};
-  Bytes payload{};  // empty if it went to a stream
+  Bytes payload{};
   // Of the whole payload, streamed or not.
   std::uint64_t payload_bytes = 0;
   std::chrono::microseconds claimed_run_time{};
@@ -113,8 +114,10 @@ class FAASKIT_EXPORT Channel {
   // Makes exactly one non-blocking send attempt before it returns, and says how many bytes of the
   // call's frames went out; the rest follows from the event loop. The caller writes its thaw right
   // after this returns, whatever it returned. `done` runs exactly once, always posted.
-  // At most one call at a time (REQUIRES: none in flight). A payload over the limit is refused by
-  // `done` with kInvalidArgument, never_began, and the channel stays usable.
+  // At most one call at a time (REQUIRES: none in flight). A payload or metadata over the limit is refused
+  // by `done` with kInvalidArgument, never_began, and the channel stays usable.
+  // A stream is called from the event loop, never inside this; not after the result, close() or the
+  // channel's end. It may close the channel.
   virtual std::size_t begin_call(ChannelCall call, CallHandler done) = 0;
 
   // Ends the connection now. A call in flight completes with `why` (posted).

@@ -4,6 +4,8 @@
 // once, then body() for each part, and the end is the result of the call, whose payload is then empty.
 // An error result after head() means that the reply is cut short.
 //
+// Parts are as they came, at most about a window each; small ones that came together are handed on together.
+//
 // Thread: every member is called on the thread of the sandbox's home shard, one at a time, and must not
 // block. Back-pressure: the sandbox may be a window (1 MiB) ahead of what was taken, no more. It waits in its
 // write, busy, until the call's deadline.
@@ -28,7 +30,8 @@ using Bytes = std::vector<std::byte>;
 // What travels beside a payload, in order; names may repeat. Names that begin with ':' are ours:
 //   of a call    ":method", ":path" (with its query), ":subject" (who was authenticated), ":scheme", ":host"
 //   of a reply   ":status" (three digits, for whoever answers in HTTP)
-// All others are headers as HTTP knows them, in lower case. Names and values together: at most 32 KiB.
+// All others are headers as HTTP knows them, in lower case. At most 256 pairs, and
+// 32 KiB of names and values together.
 using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 struct ReplyHead {
