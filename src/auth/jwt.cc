@@ -113,7 +113,10 @@ std::optional<Time> read_time(const json::value& value) {
   if (value.is_uint64()) seconds = static_cast<double>(value.get_uint64());
   if (value.is_double()) seconds = value.get_double();
   if (!(seconds >= 0 && seconds <= 253'402'300'799.0)) return std::nullopt;
-  return Time(std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(seconds)));
+  // The clock ends in 2262; people write 9999 for "never".
+  constexpr double kLast = 9'000'000'000.0;
+  return Time(
+      std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(std::min(seconds, kLast))));
 }
 
 bool is_for(const json::value& audience, std::string_view us) {
