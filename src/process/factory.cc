@@ -74,7 +74,7 @@ class ProcessFactory final : public SandboxFactory {
     if (kind.tree.size() > 50)
       return absl::InvalidArgumentError(absl::StrCat("host_paths: ", kind.tree.size(), " of them, limit 50"));
     kind.files = {{"runtime.py", or_built_in(options_.python_runtime, worker_runtime::python())},
-                  {"runtime.js", options_.node_runtime}};
+                  {"runtime.js", or_built_in(options_.node_runtime, worker_runtime::node())}};
     kind.tmp_bytes = options_.tmp_bytes;
     kind.setup_timeout = options_.setup_timeout;
 

@@ -55,6 +55,87 @@ console.log(fs.fstatSync(3).isSocket(), process.getuid());
   CHECK_THAT(output, ContainsSubstring("[\"/code/index.js\",\"index:handler\"]"));
 }
 
+TEST_CASE("functions of node answer, and call on each other's files", "[process][node]") {
+  Stage stage;
+  need_node(stage);
+  stage.folders.write("index.js",
+                      "const { text } = require('./part');\nlet calls = 0;\n"
+                      "exports.handler = async (payload) => text + payload + ++calls;\n");
+  stage.folders.write("part.js", "exports.text = 'hello ';\n");
+  auto sandbox = stage.sandbox();
+  CHECK(sandbox->ask("you ") == "hello you 1");
+  CHECK(sandbox->ask("you ") == "hello you 2");
+  // As with any other code: no host in sight.
+  stage.folders.write("look.mjs", R"(
+import fs from 'node:fs'; import { spawnSync } from 'node:child_process'; import { Worker } from 'node:worker_threads';
+export async function handler() {
+  const worker = new Worker('require("worker_threads").parentPort.postMessage(42)', { eval: true });
+  const said = await new Promise((done) => worker.once('message', done));
+  return [fs.existsSync('/root'), fs.existsSync('/sys'), spawnSync('id', ['-u']).stdout.toString().trim(), said];
+}
+)");
+  stage.spec.handler = "look:handler";
+  CHECK(stage.sandbox()->ask("") == "[false,false,\"1000\",42]");
+}
+
+TEST_CASE("garbage of node is collected within the function's memory", "[process][node]") {
+  Stage stage;
+  need_node(stage);
+  stage.spec.limits.memory_bytes = 96 << 20;
+  stage.folders.write("index.js", R"(
+exports.handler = () => {
+  let kept = [];
+  for (let i = 0; i < 4000; ++i) { kept.push(new Array(4000).fill(i)); if (kept.length > 100) kept = []; }
+  return 'done';
+};
+)");
+  auto sandbox = stage.sandbox();
+  CHECK(sandbox->ask("") == "done");
+  CHECK_FALSE(sandbox->seat().usage().oom_killed);
+}
+
+TEST_CASE("a web application answers", "[process]") {
+  Stage stage;
+  stage.folders.write("web.py", R"(
+async def app(scope, receive, send):
+    if scope['type'] != 'http': raise NotImplementedError
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': b'from asgi'})
+def wsgi(environ, start):
+    start('200 OK', [])
+    return [b'from wsgi']
+)");
+  for (const auto& [handler, answer] :
+       {std::pair<const char*, const char*>{"asgi:web:app", "from asgi"}, {"wsgi:web:wsgi", "from wsgi"}}) {
+    stage.spec.handler = handler;
+    CHECK(stage.sandbox()->ask("") == answer);
+  }
+}
+
+TEST_CASE("checks of real code say where it is at fault, and run none of it", "[process]") {
+  Stage stage;
+  CreateParams check;
+  check.purpose = Purpose::check;
+  std::string output;
+  stage.folders.write("main.py", "raise SystemExit(9)\ndef handler(payload, context): return b''\n");
+  stage.spec.handler = "main:handler";
+  CHECK(run(stage, output, check) == "exited with status 0");
+  stage.folders.write("main.py", "def handler(payload, context):\n  return (\n");
+  CHECK(run(stage, output, check) == "exited with status 1");
+  CHECK_THAT(output, ContainsSubstring("main.py:2"));
+  stage.folders.write("main.py", "");
+  CHECK(run(stage, output, check) == "exited with status 1");
+  CHECK_THAT(output, ContainsSubstring("handler"));
+
+  std::filesystem::remove(stage.folders.code() + "/main.py");
+  need_node(stage);
+  stage.folders.write("index.js", "process.exit(9); exports.handler = () => 1;\n");
+  CHECK(run(stage, output, check) == "exited with status 0");
+  stage.folders.write("index.js", "exports.handler = () => {\n  return (;\n};\n");
+  CHECK(run(stage, output, check) == "exited with status 1");
+  CHECK_THAT(output, ContainsSubstring("index.js:2"));
+}
+
 TEST_CASE("to check code, the runtime is told so by its last argument", "[process]") {
   Stage stage(with_runtimes("import sys\nprint(sys.argv[1:])", ""));
   std::string output;
