@@ -89,6 +89,29 @@ void put_bytes(std::string& out, std::uint32_t number, std::string_view value) {
   out.append(value);
 }
 
+void put_metadata(std::string& out, std::uint32_t number, const Metadata& metadata) {
+  std::string pair;
+  for (const auto& [name, value] : metadata) {
+    pair.clear();
+    put_bytes(pair, 1, name);
+    put_bytes(pair, 2, value);
+    // Also if it is empty: one of several is never left out.
+    put_varint(out, number << 3 | kBytes);
+    put_varint(out, pair.size());
+    out.append(pair);
+  }
+}
+
+bool decode_pair(std::string_view bytes, std::pair<std::string_view, std::string_view>& pair) {
+  Reader reader(bytes);
+  Field field;
+  while (reader.next(field)) {
+    if (field.number == 1) pair.first = field.bytes;
+    if (field.number == 2) pair.second = field.bytes;
+  }
+  return reader.ok();
+}
+
 }  // namespace
 
 bool decode_call(std::string_view bytes, CallEnvelope& call) {
@@ -109,6 +132,10 @@ bool decode_call(std::string_view bytes, CallEnvelope& call) {
       case 10: call.max_frame_bytes = static_cast<std::uint32_t>(field.value); break;
       case 11: call.window_bytes = field.value; break;
       case 12: call.max_reply_bytes = field.value; break;
+      case 13:
+        if (!decode_pair(field.bytes, call.metadata.emplace_back())) return false;
+        break;
+      case 14: call.streams = field.value != 0; break;
       default: break;
     }
   }
@@ -126,24 +153,30 @@ bool decode_credit(std::string_view bytes, std::uint64_t& credit) {
 }
 
 void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities,
-                  std::string_view runtime) {
+                  std::string_view runtime, std::uint64_t runtime_us, std::uint64_t init_us) {
   put_uint(out, 1, version);
   put_uint(out, 2, version);
   put_uint(out, 3, capabilities);
   put_bytes(out, 4, runtime);
+  put_uint(out, 5, runtime_us);
+  put_uint(out, 6, init_us);
 }
 
-void encode_reply_head(std::string& out, std::string_view content_type, std::uint64_t payload_bytes) {
+void encode_reply_head(std::string& out, std::string_view content_type,
+                       std::optional<std::uint64_t> payload_bytes, const Metadata& metadata) {
   put_bytes(out, 1, content_type);
-  put_uint(out, 2, payload_bytes);
+  put_uint(out, 2, payload_bytes.value_or(0));
+  put_metadata(out, 3, metadata);
+  put_uint(out, 4, payload_bytes ? 0 : 1);
 }
 
 void encode_end(std::string& out, std::uint32_t status, std::string_view message,
-                std::string_view content_type, std::uint64_t run_time_us) {
+                std::string_view content_type, std::uint64_t run_time_us, const Metadata& metadata) {
   put_uint(out, 1, status);
   put_bytes(out, 2, message);
   put_bytes(out, 3, content_type);
   put_uint(out, 4, run_time_us);
+  put_metadata(out, 5, metadata);
 }
 
 }  // namespace faaskit::worker

@@ -3,8 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
+
+#include "faaskit/worker/worker.h"
 
 namespace faaskit::worker {
 
@@ -21,6 +26,8 @@ struct CallEnvelope {
   std::uint32_t max_frame_bytes = 0;
   std::uint64_t window_bytes = 0;
   std::uint64_t max_reply_bytes = 0;
+  std::vector<std::pair<std::string_view, std::string_view>> metadata{};
+  bool streams = false;
 };
 
 // Views point into `bytes`. False: not a Protobuf message. Unknown fields are skipped.
@@ -29,9 +36,11 @@ bool decode_credit(std::string_view bytes, std::uint64_t& credit);
 
 // Each appends to `out`.
 void encode_hello(std::string& out, std::uint32_t version, std::uint64_t capabilities,
-                  std::string_view runtime);
-void encode_reply_head(std::string& out, std::string_view content_type, std::uint64_t payload_bytes);
+                  std::string_view runtime, std::uint64_t runtime_us = 0, std::uint64_t init_us = 0);
+// Without `payload_bytes`: of unknown length.
+void encode_reply_head(std::string& out, std::string_view content_type,
+                       std::optional<std::uint64_t> payload_bytes, const Metadata& metadata = {});
 void encode_end(std::string& out, std::uint32_t status, std::string_view message,
-                std::string_view content_type, std::uint64_t run_time_us);
+                std::string_view content_type, std::uint64_t run_time_us, const Metadata& metadata = {});
 
 }  // namespace faaskit::worker

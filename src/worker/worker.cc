@@ -11,10 +11,13 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "wire/frame.h"
+#include "wire/metadata.h"
 #include "worker/envelope.h"
 
 namespace faaskit::worker {
@@ -31,6 +34,31 @@ constexpr std::uint32_t kRaised = 2;  // UNKNOWN
 // The two ways in which serving ends. Private to this file: nothing leaves run() but its result.
 struct HostIsGone {};
 struct HostBrokeProtocol {};
+
+std::uint64_t microseconds(std::chrono::steady_clock::duration time) {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time).count());
+}
+
+std::string too_long(std::uint64_t bytes, std::uint64_t limit) {
+  return "reply has " + std::to_string(bytes) + " bytes, the limit is " + std::to_string(limit);
+}
+
+// Makes names lower case. What is wrong with it, or nothing.
+std::string check_metadata(Metadata& metadata) {
+  std::size_t bytes = 0;
+  for (auto& [name, value] : metadata) {
+    for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    bytes += name.size() + value.size();
+    if (!wire::is_metadata_name(name)) return "'" + name + "' is no name in a reply's metadata";
+    if (!wire::is_metadata_value(value)) {
+      return "'" + name + "' in a reply's metadata has a line break or a NUL in its value";
+    }
+  }
+  if (bytes <= wire::kMaxMetadataBytes && metadata.size() <= wire::kMaxMetadataPairs) return {};
+  return "reply's metadata has " + std::to_string(bytes) + " bytes in " + std::to_string(metadata.size()) +
+         " pairs, the limit is " + std::to_string(wire::kMaxMetadataBytes) + " bytes or " +
+         std::to_string(wire::kMaxMetadataPairs) + " pairs";
+}
 
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -134,7 +162,13 @@ class Worker {
 
   void serve() {
     envelope_.clear();
-    encode_hello(envelope_, wire::kProtocolVersion, 0, options_.runtime);
+    const auto entered = std::chrono::steady_clock::now();
+    if (options_.init) options_.init();
+    const auto ready = std::chrono::steady_clock::now();
+    const bool noted = options_.started != std::chrono::steady_clock::time_point();
+    encode_hello(envelope_, wire::kProtocolVersion, 0, options_.runtime,
+                 noted ? microseconds(entered - options_.started) : 0,
+                 options_.init ? microseconds(ready - entered) : 0);
     line_.send({.type = FrameType::hello}, envelope_);
     while (!draining_) {
       const FrameHeader header = line_.header();
@@ -198,22 +232,36 @@ class Worker {
     request.sequence = envelope.sequence;
     request.attempt = envelope.attempt;
 
-    Response response = run(request);
+    request.metadata = envelope.metadata;
     const std::uint64_t limit =
         envelope.max_reply_bytes != 0 ? envelope.max_reply_bytes : wire::kDefaultReplyBytes;
-    if (response.error.empty() && response.payload.size() > limit) {
-      response.error = "reply has " + std::to_string(response.payload.size()) + " bytes, the limit is " +
-                       std::to_string(limit);
-    }
+    Response response = run(request);
+    if (response.error.empty()) response.error = check_metadata(response.metadata);
     if (response.error.empty() && response.content_type.size() > wire::kMaxContentTypeBytes) {
       response.error = "reply's content type has " + std::to_string(response.content_type.size()) +
                        " bytes, the limit is " + std::to_string(wire::kMaxContentTypeBytes);
     }
+    bool head_sent = false;
+    if (response.error.empty() && response.stream) {
+      StreamWriter writer(*this, header.call_id, envelope, response, limit);
+      response.error = guarded([&] {
+        response.stream(writer);
+        writer.flush();
+      });
+      // Also if the function swallowed it: half a reply is never passed off as whole.
+      if (response.error.empty()) response.error = writer.error();
+      head_sent = writer.head_sent();
+    } else if (response.error.empty() && response.payload.size() > limit) {
+      response.error = too_long(response.payload.size(), limit);
+    }
     if (!response.error.empty()) response.payload.clear();
-    const auto ran = std::chrono::steady_clock::now() - started;
+    const std::uint64_t ran = microseconds(std::chrono::steady_clock::now() - started);
     std::fflush(stdout);
-    answer(header.call_id, envelope, response,
-           static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(ran).count()));
+    if (head_sent) {
+      end_stream(header.call_id, response.error, ran);
+    } else {
+      answer(header.call_id, envelope, response, ran);
+    }
   }
 
   std::span<const std::byte> payload(const FrameHeader& header, std::uint64_t total) {
@@ -237,18 +285,104 @@ class Worker {
     return payload_;
   }
 
-  Response run(const Request& request) {
-    Response failed;
+  // The function's error, or nothing. What ends the serving passes through.
+  template <typename Function>
+  std::string guarded(Function function) {
+    std::string error;
     try {
-      if (options_.on_thaw && request.idle_for.count() > 0) options_.on_thaw(request.idle_for);
-      return handler_(request);
-    } catch (const std::exception& error) {
-      failed.error = error.what();
+      function();
+      return {};
+    } catch (const HostIsGone&) {
+      throw;
+    } catch (const HostBrokeProtocol&) {
+      throw;
+    } catch (const std::exception& thrown) {
+      error = thrown.what();
     } catch (...) {
-      failed.error = "an exception that is no std::exception";
+      error = "an exception that is no std::exception";
     }
-    if (failed.error.empty()) failed.error = "an exception without a message";
+    return error.empty() ? "an exception without a message" : error;
+  }
+
+  Response run(const Request& request) {
+    Response response;
+    const std::string error = guarded([&] {
+      if (options_.on_thaw && request.idle_for.count() > 0) options_.on_thaw(request.idle_for);
+      response = handler_(request);
+    });
+    if (error.empty()) return response;
+    Response failed;
+    failed.error = error;
     return failed;
+  }
+
+  // One reply made part by part: sent as it comes if the host streams, else collected in the response.
+  class StreamWriter final : public Writer {
+   public:
+    StreamWriter(Worker& worker, std::uint64_t call_id, const CallEnvelope& call, Response& response,
+                 std::uint64_t limit)
+        : worker_(worker),
+          call_id_(call_id),
+          streams_(call.streams),
+          response_(response),
+          limit_(limit),
+          credit_(call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes) {
+      response_.payload.clear();
+    }
+
+    void write(std::string_view part) override {
+      if (part.empty()) return;
+      bytes_ += part.size();
+      if (bytes_ > limit_) throw std::length_error(too_long(bytes_, limit_));
+      if (!streams_ || joining(part.size())) {
+        response_.payload.append(part);
+        if (streams_ && response_.payload.size() >= wire::kLeastMeanBody) flush();
+        return;
+      }
+      send(part);
+    }
+    // What was joined goes out before the end.
+    void flush() {
+      if (!streams_ || response_.payload.empty()) return;
+      const std::string joined = std::exchange(response_.payload, {});
+      send(joined);
+    }
+    bool head_sent() const { return head_sent_; }
+    std::string error() const { return bytes_ > limit_ ? too_long(bytes_, limit_) : std::string(); }
+
+   private:
+    // Near the number of frames that may have any size.
+    static constexpr std::uint64_t kManyFrames = 65000;
+
+    bool joining(std::size_t size) const {
+      return !response_.payload.empty() || (frames_ >= kManyFrames && size < wire::kLeastMeanBody);
+    }
+    void send(std::string_view part) {
+      if (!std::exchange(head_sent_, true)) {
+        worker_.envelope_.clear();
+        encode_reply_head(worker_.envelope_, response_.content_type, std::nullopt, response_.metadata);
+        worker_.line_.send({.type = FrameType::reply_head, .call_id = call_id_}, worker_.envelope_);
+      }
+      frames_ += worker_.body(call_id_, part, credit_);
+    }
+
+    Worker& worker_;
+    const std::uint64_t call_id_;
+    const bool streams_;
+    Response& response_;
+    const std::uint64_t limit_;
+    std::uint64_t credit_;
+    std::uint64_t bytes_ = 0;
+    std::uint64_t frames_ = 0;
+    bool head_sent_ = false;
+  };
+
+  void end_stream(std::uint64_t call_id, const std::string& error, std::uint64_t run_time) {
+    envelope_.clear();
+    encode_end(envelope_, error.empty() ? 0 : kRaised,
+               std::string_view(error).substr(0, wire::kMaxMessageBytes), {}, run_time);
+    line_.send({.type = FrameType::end, .call_id = call_id}, envelope_);
+    if (payload_.capacity() > (1 << 20)) payload_ = {};
   }
 
   void answer(std::uint64_t call_id, const CallEnvelope& call, const Response& response,
@@ -258,12 +392,14 @@ class Worker {
     envelope_.clear();
     if (response.payload.size() <= frame_limit_) {
       encode_end(envelope_, failed ? kRaised : 0, message,
-                 failed ? std::string_view() : std::string_view(response.content_type), run_time);
+                 failed ? std::string_view() : std::string_view(response.content_type), run_time,
+                 failed ? Metadata() : response.metadata);
       line_.send({.type = FrameType::end, .call_id = call_id}, envelope_, response.payload);
     } else {
-      encode_reply_head(envelope_, response.content_type, response.payload.size());
+      encode_reply_head(envelope_, response.content_type, response.payload.size(), response.metadata);
       line_.send({.type = FrameType::reply_head, .call_id = call_id}, envelope_);
-      body(call_id, response.payload, call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes);
+      std::uint64_t credit = call.window_bytes != 0 ? call.window_bytes : wire::kDefaultWindowBytes;
+      body(call_id, response.payload, credit);
       envelope_.clear();
       encode_end(envelope_, 0, {}, {}, run_time);
       line_.send({.type = FrameType::end, .call_id = call_id}, envelope_);
@@ -272,7 +408,9 @@ class Worker {
     if (payload_.capacity() > (1 << 20)) payload_ = {};
   }
 
-  void body(std::uint64_t call_id, std::string_view left, std::uint64_t credit) {
+  // Returns the number of frames.
+  std::uint64_t body(std::uint64_t call_id, std::string_view left, std::uint64_t& credit) {
+    std::uint64_t frames = 0;
     while (!left.empty()) {
       while (credit == 0) {
         const FrameHeader header = line_.header();
@@ -284,7 +422,9 @@ class Worker {
       line_.send({.type = FrameType::body, .call_id = call_id}, {}, part);
       credit -= part.size();
       left.remove_prefix(part.size());
+      ++frames;
     }
+    return frames;
   }
 
   Line line_;
@@ -319,6 +459,9 @@ int run(Handler handler, Options options) {
     return 0;
   } catch (const HostBrokeProtocol&) {
     return 2;
+  } catch (const std::exception& thrown) {
+    std::fprintf(stderr, "init: %s\n", thrown.what());
+    return 3;
   }
   return 0;
 }

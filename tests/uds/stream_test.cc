@@ -192,4 +192,91 @@ TEST_CASE("no stream call comes after the end of its channel, and a late slip is
   CHECK(t.receiver->text == "one");
 }
 
+namespace {
+
+// A real worker in C++, and a receiver that takes at once.
+struct Echo {
+  Echo(ChannelLimits limits = {}, Ends ends = make_ends())
+      : process({FAASKIT_ECHO_WORKER}, std::move(ends.peer)), host(std::move(ends.host), limits) {
+    REQUIRE(host.hello().ok());
+    receiver->on_body = [this] {
+      if (takes) receiver->slips.clear();
+    };
+  }
+  CallResult& call(std::string_view payload, std::string what, bool stream = true) {
+    ChannelCall call = call_of(payload, std::move(what));
+    if (stream) call.stream = receiver;
+    call.metadata = {{":path", "/a?b"}, {"x-y", "1"}};
+    host.begin(std::move(call));
+    return host.finish();
+  }
+  Process process;
+  std::shared_ptr<Receiver> receiver = std::make_shared<Receiver>();
+  bool takes = true;
+  Host host;
+};
+
+}  // namespace
+
+TEST_CASE("a worker streams what its function writes, and knows the metadata", "[uds][process]") {
+  Echo t;
+  CHECK(t.call("", "metadata").reply.metadata == Metadata{{":path", "/a?b"}, {"x-y", "1"}});
+  CHECK(t.receiver->heads.empty());
+  SECTION("more than any assembled reply may have") {
+    const CallResult& result = t.call("200", "stream");
+    REQUIRE(result.status.ok());
+    CHECK(result.reply.function_status.ok());
+    CHECK(result.reply.payload_bytes == 20000000);
+    CHECK(t.receiver->text.size() == 20000000);
+    CHECK(t.receiver->heads.size() == 1);
+    CHECK_FALSE(t.receiver->heads[0].bytes.has_value());
+  }
+  SECTION("cut short") {
+    CHECK(t.call("3", "stream and fail").reply.function_status == absl::UnknownError("half-way"));
+    CHECK(t.receiver->text.size() == 300000);
+  }
+  SECTION("nothing at all") {
+    CHECK(t.call("0", "stream").reply.function_status.ok());
+    CHECK(t.receiver->heads.empty());
+  }
+  SECTION("crumbs without end are joined") {
+    const CallResult& result = t.call("200000", "crumbs");
+    REQUIRE(result.status.ok());
+    CHECK(t.receiver->text.size() == 1000000);
+  }
+  SECTION("collected, where nobody streams") {
+    const CallResult& result = t.call("30", "stream", false);
+    REQUIRE(result.status.ok());
+    CHECK(result.reply.payload.size() == 3000000);
+    const CallResult& refused = t.call("63", "stream", false);
+    REQUIRE(refused.status.ok());
+    CHECK_THAT(std::string(refused.reply.function_status.message()),
+               ContainsSubstring("reply has 6300000 bytes, the limit is 6291456"));
+  }
+  CHECK(to_text(t.call("still here", "text/plain").reply.payload) == "still here");
+}
+
+TEST_CASE("a worker waits for its receiver", "[uds][process]") {
+  Echo t;
+  t.takes = false;
+  ChannelCall call = call_of("30", "stream");
+  call.stream = t.receiver;
+  t.host.begin(std::move(call));
+  REQUIRE(t.host.loop.until([&] { return t.receiver->text.size() == 1 << 20; }));
+  CHECK_FALSE(t.host.result.has_value());
+  t.takes = true;
+  t.receiver->slips.clear();
+  CHECK(t.host.finish().reply.payload_bytes == 3000000);
+}
+
+TEST_CASE("a stream beyond its limit is cut short, and the sandbox serves on", "[uds][process]") {
+  ChannelLimits limits;
+  limits.max_streamed_bytes = 250000;
+  Echo t(limits);
+  CHECK_THAT(std::string(t.call("3", "stream").reply.function_status.message()),
+             ContainsSubstring("reply has 300000 bytes, the limit is 250000"));
+  CHECK(t.receiver->text.size() == 200000);
+  CHECK(to_text(t.call("still here", "text/plain").reply.payload) == "still here");
+}
+
 }  // namespace faaskit::uds

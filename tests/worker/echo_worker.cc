@@ -30,6 +30,25 @@ int main(int argc, char**) {
         if (what == "cold") return {.payload = request.cold ? "cold" : "warm"};
         if (what == "trace") return {.payload = std::string(request.trace)};
         if (what == "pid") return {.payload = std::to_string(::getpid())};
+        if (what == "metadata") {
+          faaskit::worker::Response reply;
+          for (const auto& [name, value] : request.metadata) reply.metadata.emplace_back(name, value);
+          return reply;
+        }
+        if (what == "stream" || what == "stream and fail") {
+          // As many parts of 100,000 bytes as the text says.
+          return {.stream = [count = std::stoul(std::string(request.text())),
+                             fails = what != "stream"](faaskit::worker::Writer& writer) {
+            for (unsigned long i = 0; i < count; ++i) writer.write(std::string(100000, 's'));
+            if (fails) throw std::runtime_error("half-way");
+          }};
+        }
+        if (what == "crumbs") {
+          return {
+              .stream = [count = std::stoul(std::string(request.text()))](faaskit::worker::Writer& writer) {
+                for (unsigned long i = 0; i < count; ++i) writer.write("crumb");
+              }};
+        }
         if (what == "hang") {
           std::puts("hanging");
           std::fflush(stdout);

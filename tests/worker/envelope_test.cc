@@ -50,6 +50,12 @@ TEST_CASE("what Protobuf writes, the hand reads", "[worker][property]") {
     want.set_max_frame_bytes(random.small());
     want.set_window_bytes(random.number());
     want.set_max_reply_bytes(random.number());
+    want.set_streams(random.small() % 2);
+    for (std::uint64_t i = random.number() % 4; i > 0; --i) {
+      pb::Pair& pair = *want.add_metadata();
+      pair.set_name(random.bytes());
+      pair.set_value(random.bytes());
+    }
     const std::string bytes = want.SerializeAsString();
     CallEnvelope got;
     REQUIRE(decode_call(bytes, got));
@@ -65,6 +71,12 @@ TEST_CASE("what Protobuf writes, the hand reads", "[worker][property]") {
     CHECK(got.max_frame_bytes == want.max_frame_bytes());
     CHECK(got.window_bytes == want.window_bytes());
     CHECK(got.max_reply_bytes == want.max_reply_bytes());
+    CHECK(got.streams == (want.streams() != 0));
+    REQUIRE(got.metadata.size() == static_cast<std::size_t>(want.metadata_size()));
+    for (int i = 0; i < want.metadata_size(); ++i) {
+      CHECK(got.metadata[static_cast<std::size_t>(i)].first == std::string(want.metadata(i).name()));
+      CHECK(got.metadata[static_cast<std::size_t>(i)].second == std::string(want.metadata(i).value()));
+    }
 
     pb::Credit credit;
     credit.set_bytes(random.number());
@@ -86,14 +98,33 @@ TEST_CASE("what the hand writes is byte for byte what Protobuf writes", "[worker
     hello.set_max_version(version);
     hello.set_capabilities(random.number());
     hello.set_runtime("c++");
-    encode_hello(out, version, hello.capabilities(), "c++");
+    hello.set_runtime_us(random.number());
+    hello.set_init_us(random.number());
+    encode_hello(out, version, hello.capabilities(), "c++", hello.runtime_us(), hello.init_us());
     CHECK(out == hello.SerializeAsString());
 
     pb::ReplyHead head;
     head.set_content_type(random.bytes());
     head.set_payload_bytes(random.number());
+    Metadata metadata;
+    for (std::uint64_t i = random.number() % 4; i > 0; --i) {
+      metadata.emplace_back(random.bytes(), random.bytes());
+    }
+    const auto add = [&metadata](auto& message) {
+      for (const auto& [name, value] : metadata) {
+        pb::Pair& pair = *message.add_metadata();
+        pair.set_name(name);
+        pair.set_value(value);
+      }
+    };
+    add(head);
     out.clear();
-    encode_reply_head(out, std::string(head.content_type()), head.payload_bytes());
+    encode_reply_head(out, std::string(head.content_type()), head.payload_bytes(), metadata);
+    CHECK(out == head.SerializeAsString());
+    head.set_payload_bytes(0);
+    head.set_unknown_length(1);
+    out.clear();
+    encode_reply_head(out, std::string(head.content_type()), std::nullopt, metadata);
     CHECK(out == head.SerializeAsString());
 
     pb::End end;
@@ -101,9 +132,10 @@ TEST_CASE("what the hand writes is byte for byte what Protobuf writes", "[worker
     end.set_message(random.bytes());
     end.set_content_type(random.bytes());
     end.set_run_time_us(random.number());
+    add(end);
     out.clear();
     encode_end(out, end.status(), std::string(end.message()), std::string(end.content_type()),
-               end.run_time_us());
+               end.run_time_us(), metadata);
     CHECK(out == end.SerializeAsString());
   }
 }
