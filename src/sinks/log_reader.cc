@@ -27,27 +27,48 @@ constexpr std::size_t kBlockBytes = 64 * 1024;
 // Ours are shorter; what somebody else put into the file may be longer, and is cut here.
 constexpr std::size_t kMaxLineOnDisk = 256 * 1024;
 
+// Which file it is, whatever it is called by now. File systems give the number of a removed file to the next
+// one at once, so the first line counts, too: it has the time, the request and the text.
+struct FileId {
+  std::uint64_t inode = 0;
+  std::uint64_t first_line = 0;
+  friend bool operator==(const FileId&, const FileId&) = default;
+};
+
 struct File {
   UniqueFd fd{};
-  std::uint64_t inode = 0;
+  FileId id{};
   std::uint64_t size = 0;
 };
 
-// A place in a file that keeps its name for itself: the inode stays when the file is rotated.
 struct Cursor {
-  std::uint64_t inode = 0;
+  FileId file{};
   std::uint64_t offset = 0;
 };
 
-std::string to_text(const Cursor& cursor) { return absl::StrCat(cursor.inode, "-", cursor.offset); }
+std::string to_text(const Cursor& cursor) {
+  return absl::StrCat(cursor.file.inode, "-", cursor.file.first_line, "-", cursor.offset);
+}
+
+// FNV-1a. Not for secrets: it tells files apart that nobody made to collide.
+std::uint64_t hash_first_line(int fd) {
+  char bytes[256];
+  const ssize_t got = ::pread(fd, bytes, sizeof bytes, 0);
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (ssize_t i = 0; i < got && bytes[i] != '\n'; ++i)
+    hash = (hash ^ static_cast<unsigned char>(bytes[i])) * 0x100000001b3;
+  return hash;
+}
 
 absl::StatusOr<Cursor> parse_cursor(const std::string& text) {
   Cursor cursor;
-  const std::size_t dash = text.find('-');
-  if (dash == std::string::npos || text.size() > 41 ||
+  const std::size_t first = text.find('-');
+  const std::size_t second = first == std::string::npos ? first : text.find('-', first + 1);
+  if (second == std::string::npos || text.size() > 62 ||
       text.find_first_not_of("0123456789-") != std::string::npos ||
-      !absl::SimpleAtoi(text.substr(0, dash), &cursor.inode) ||
-      !absl::SimpleAtoi(text.substr(dash + 1), &cursor.offset))
+      !absl::SimpleAtoi(text.substr(0, first), &cursor.file.inode) ||
+      !absl::SimpleAtoi(text.substr(first + 1, second - first - 1), &cursor.file.first_line) ||
+      !absl::SimpleAtoi(text.substr(second + 1), &cursor.offset))
     return absl::InvalidArgumentError("before: not a cursor of an earlier page");
   return cursor;
 }
@@ -64,9 +85,10 @@ absl::StatusOr<std::vector<File>> open_all(int folder, const std::string& name, 
     struct stat info{};
     if (::fstat(file.fd.get(), &info) != 0) return errno_status(errno, absl::StrCat("stat log ", path));
     if (!S_ISREG(info.st_mode)) continue;
-    file.inode = info.st_ino;
+    file.id = {info.st_ino, hash_first_line(file.fd.get())};
     file.size = static_cast<std::uint64_t>(info.st_size);
-    if (std::any_of(files.begin(), files.end(), [&](const File& other) { return other.inode == file.inode; }))
+    if (std::any_of(files.begin(), files.end(),
+                    [&](const File& other) { return other.id.inode == file.id.inode; }))
       continue;
     files.push_back(std::move(file));
   }
@@ -146,8 +168,7 @@ absl::StatusOr<LogPage> read_log(int folder, std::size_t max_files, const LogQue
   auto file = files->begin();
   std::uint64_t end = file->size;
   if (start) {
-    file = std::find_if(files->begin(), files->end(),
-                        [&](const File& one) { return one.inode == start->inode; });
+    file = std::find_if(files->begin(), files->end(), [&](const File& one) { return one.id == start->file; });
     if (file == files->end()) return LogPage{};
     end = std::min(start->offset, file->size);
   }
@@ -160,7 +181,7 @@ absl::StatusOr<LogPage> read_log(int folder, std::size_t max_files, const LogQue
                                              [&](std::string_view line, std::uint64_t begin) {
                                                if (!request.empty() && !is_of(line, request)) return true;
                                                if (!lines.empty() && bytes + line.size() > query.max_bytes) {
-                                                 page.before = to_text({file->inode, begin + line.size()});
+                                                 page.before = to_text({file->id, begin + line.size()});
                                                  return false;
                                                }
                                                bytes += line.size();
