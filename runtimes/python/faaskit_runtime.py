@@ -10,6 +10,9 @@ executed). Descriptor 3 is the channel (docs/protocol.md). HANDLER is one of
     asgi:module:app     an ASGI 3 application: http, and lifespan around the sandbox's life
     wsgi:module:app     a WSGI application (PEP 3333)
 
+Applications find the context as "faaskit.context" in their scope or environ, and who was authenticated in
+REMOTE_USER or context.subject.
+
 A reply is bytes, str, None, a dict or a list (sent as JSON), or an iterator of bytes or str, such as a
 generator: each item is sent as it comes, to a caller that takes streams. Or a pair of one of these and
 a dict of what goes with it, all optional:
