@@ -13,6 +13,12 @@ absl::Status validate(std::string_view function, const FunctionConfig& config) {
         absl::StrFormat("define %s: max_sandboxes %d, max_starts %d: both must be at least 1", function,
                         config.caps.max_sandboxes, config.caps.max_starts));
   }
+  if (config.provisioned > config.caps.max_sandboxes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("define %s: provisioned %d, max_sandboxes %d: no more can "
+                        "be kept than may exist",
+                        function, config.provisioned, config.caps.max_sandboxes));
+  }
   // A backoff of years is a mistake of units, and would wrap.
   constexpr std::chrono::hours kLongest{24};
   if (config.retry.budget == 0 || config.retry.backoff.count() < 0 ||

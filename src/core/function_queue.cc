@@ -66,7 +66,7 @@ void FunctionQueue::unlink_idle(Record& record) {
 }
 
 FunctionQueue::Record* FunctionQueue::take_idle(ShardIndex shard) {
-  if (idle_ == 0 || !defined_) return nullptr;
+  if (idle_ == 0 || life_ != Life::live) return nullptr;
   // Around the ring, so that everybody's second choice is another.
   for (std::size_t i = 0; i <= idle_others_.size(); ++i) {
     const IdleList& list = idle_list(static_cast<ShardIndex>(shard + i));
@@ -136,7 +136,7 @@ bool FunctionQueue::draining(HostId host) const {
 
 // What is announced before the function is defined is kept until define() says what it is worth.
 bool FunctionQueue::grantable(const Record& record) const {
-  return (record.sandbox.version == current_ || !defined_) &&
+  return (life_ == Life::live ? record.sandbox.version == current_ : life_ == Life::undefined) &&
          !(draining_any_ && draining(record.sandbox.id.host));
 }
 
@@ -164,7 +164,10 @@ void FunctionQueue::place(Record& record, bool fresh, TimePoint now, Effects& ef
   }
   if (tables_->line.empty()) {
     set_state(record, SandboxState::idle);
-    if (fresh) note_ready_surplus(now);
+    if (!fresh) return;
+    if (serving() > config_.provisioned) note_ready_surplus(now);
+    // It no longer takes a place in max_starts, and ended the backoff: more may be provisioned.
+    evaluate(now, effects);
     return;
   }
   Waiter* waiter = *tables_->line.begin();
@@ -183,16 +186,23 @@ void FunctionQueue::place(Record& record, bool fresh, TimePoint now, Effects& ef
 
 absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, Effects& effects) {
   if (absl::Status valid = validate(name_, config); !valid.ok()) return valid;
-  if (defined_ && config.version < config_.version) {
+  if (config.version <= ended_) {
+    return absl::AbortedError(
+        absl::StrFormat("define %s version %d: version %d was removed; only a larger one "
+                        "makes it live again",
+                        name_, config.version, ended_));
+  }
+  const bool defined = life_ != Life::undefined;
+  if (defined && config.version < config_.version) {
     return absl::AbortedError(absl::StrFormat("define %s version %d: version %d is already current", name_,
                                               config.version, config_.version));
   }
-  const bool redeploy = !defined_ || config.version > config_.version;
-  const bool fewer = defined_ && config.caps.max_sandboxes < config_.caps.max_sandboxes;
+  const bool redeploy = !defined || config.version > config_.version;
+  const bool fewer = defined && config.caps.max_sandboxes < config_.caps.max_sandboxes;
   config_ = config;
   current_ = config.version;
   const bool was_fifo = std::exchange(fifo_, config.order == IdleOrder::fifo);
-  defined_ = true;
+  life_ = Life::live;
   if (redeploy) {
     consecutive_failures_ = 0;
     backoff_until_ = TimePoint::min();
@@ -210,6 +220,37 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
   if (fewer) retire_excess(was_fifo, effects);
   evaluate(now, effects);
   return absl::OkStatus();
+}
+
+absl::Status FunctionQueue::remove(std::optional<Version> up_to, Effects& effects) {
+  if (life_ == Life::undefined) return nobody_home();
+  ended_ = std::max(ended_, up_to.value_or(config_.version));
+  if (life_ == Life::removed || config_.version > ended_) return absl::OkStatus();
+  life_ = Life::removed;
+  consecutive_failures_ = 0;
+  backoff_until_ = TimePoint::min();
+  carry_again_ = TimePoint::max();
+  steals_.clear();
+  while (!tables_->line.empty()) {
+    Waiter* waiter = *tables_->line.begin();
+    drop_line(*waiter);
+    effects.failures.push_back({waiter, nobody_home()});
+  }
+  // What a host has claimed is counted until the host says how that ended.
+  absl::erase_if(tables_->starts, [](const auto& entry) { return entry.second.claimed_by.host == 0; });
+  for (Record* record : tables_->pick([](const Record& r) { return r.state == SandboxState::idle; })) {
+    retire(*record, effects);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FunctionQueue::nobody_home() const {
+  return absl::NotFoundError(life_ == Life::removed ? absl::StrCat("function ", name_, " was removed")
+                                                    : absl::StrCat("function ", name_, " is not defined"));
+}
+
+bool FunctionQueue::vacant() const {
+  return life_ == Life::removed && tables_->records.empty() && tables_->starts.empty();
 }
 
 // Those idle longest go first, by turns from each shard: they are at the end that is not taken next.
@@ -252,10 +293,6 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
         absl::StrCat("acquire ", name_, ": the request id is 0; every call needs one of its own"));
     return result;
   }
-  if (!defined_) {
-    result.status = absl::NotFoundError(absl::StrCat("function ", name_, " is not defined"));
-    return result;
-  }
   if (Record* record = acquire_idle(waiter.request, waiter.attempt, waiter.ticket, waiter.shard)) {
     result.outcome = AcquireOutcome::leased;
     result.record = record;
@@ -274,6 +311,10 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
     }
     waiter.ticket = std::max(waiter.ticket, record.ticket);
     settle(record, record.token, record.lease, waiter.previous, now, effects);
+  }
+  if (life_ != Life::live) {
+    result.status = nobody_home();
+    return result;
   }
   if (auto found = tables_->waiters.find(waiter.request); found != tables_->waiters.end()) {
     Waiter* older = found->second;
@@ -326,6 +367,8 @@ FunctionQueue::Waiter* FunctionQueue::cancel(const RequestId& request, std::uint
     Waiter* waiter = found->second;
     if (waiter->attempt > attempt) return nullptr;
     drop_line(*waiter);
+    // What was asked for it may be wanted by `provisioned`, which has nobody who asks again.
+    evaluate(now, effects);
     return waiter;
   }
   if (auto held = tables_->leases.find(request); held != tables_->leases.end()) {
@@ -349,6 +392,11 @@ absl::Status FunctionQueue::offer(const Offer& offer, TimePoint now, Effects& ef
     if (start == tables_->starts.end() || start->second.claimed_by != offer.sandbox.id) {
       return absl::AbortedError(absl::StrCat("offer ", to_string(offer.sandbox.id), ": ",
                                              to_string(offer.start), " is not claimed by it"));
+    }
+    // Its start stays in flight, and counted, until it is gone.
+    if (life_ == Life::removed) {
+      return absl::AbortedError(
+          absl::StrCat("offer ", to_string(offer.sandbox.id), ": function ", name_, " was removed"));
     }
     // Trust the start's version, not the offer's.
     auto record = std::make_unique<Record>();
@@ -422,7 +470,8 @@ bool FunctionQueue::settle(const SandboxId& id, Token token, const LeaseId& leas
   return known != tables_->records.end() && settle(*known->second, token, lease, outcome, now, effects);
 }
 
-absl::Status FunctionQueue::withdraw(const SandboxId& id) {
+absl::Status FunctionQueue::withdraw(const SandboxId& id, WithdrawReason reason, TimePoint now,
+                                     Effects& effects) {
   auto known = tables_->records.find(id);
   if (known == tables_->records.end())
     return absl::NotFoundError(absl::StrCat("withdraw ", to_string(id), ": not known"));
@@ -432,7 +481,15 @@ absl::Status FunctionQueue::withdraw(const SandboxId& id) {
     return absl::FailedPreconditionError(
         absl::StrFormat("withdraw %s: it is %s, not idle", to_string(id), to_string(record.state)));
   }
+  if (reason != WithdrawReason::host && life_ == Life::live && config_.provisioned > 0) {
+    if (const std::uint64_t kept = serving(); kept <= config_.provisioned) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("withdraw %s: %d of %s are live; provisioned is %d", to_string(id), kept, name_,
+                          config_.provisioned));
+    }
+  }
   set_state(record, SandboxState::retiring);
+  evaluate(now, effects);
   return absl::OkStatus();
 }
 
@@ -530,7 +587,8 @@ void FunctionQueue::take_over(HostId dead, TimePoint now, Effects& effects) {
     if (start.claimed_by.host == dead) start.claimed_by = {};
   }
   absl::erase_if(tables_->starts, [&](const auto& entry) {
-    return entry.second.claimed_by.host == 0 && entry.second.version != config_.version;
+    return entry.second.claimed_by.host == 0 &&
+           (entry.second.version != config_.version || life_ != Life::live);
   });
   std::erase(draining_, dead);
   draining_any_ = !draining_.empty();
@@ -549,13 +607,14 @@ void FunctionQueue::drain(HostId host, TimePoint now, Effects& effects) {
   evaluate(now, effects);
 }
 
-std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, Effects& effects) {
+std::vector<FunctionQueue::Waiter*> FunctionQueue::purge(InvokerId invoker, TimePoint now, Effects& effects) {
   std::vector<Waiter*> purged;
   for (Waiter* waiter : tables_->line) {
     if (waiter->request.invoker == invoker) purged.push_back(waiter);
   }
   for (Waiter* waiter : purged) drop_line(*waiter);
   send_again(effects);
+  evaluate(now, effects);
   if (leased_ == 0) return purged;
   for (Record* record : tables_->pick([&](const Record& r) {
          return r.state == SandboxState::leased && r.lease.request.invoker == invoker;

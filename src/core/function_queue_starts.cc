@@ -10,8 +10,8 @@
 namespace faaskit {
 
 // Starts of older versions cover nobody: what they make will be retired.
-std::size_t FunctionQueue::covering_starts() const {
-  return static_cast<std::size_t>(
+std::uint64_t FunctionQueue::covering_starts() const {
+  return static_cast<std::uint64_t>(
       std::count_if(tables_->starts.begin(), tables_->starts.end(),
                     [&](const auto& entry) { return entry.second.version == config_.version; }));
 }
@@ -39,45 +39,106 @@ void FunctionQueue::trim_steals() {
     steals_.erase(steals_.begin(), steals_.end() - static_cast<std::ptrdiff_t>(surplus));
 }
 
+bool FunctionQueue::at_cap() const {
+  return tables_->starts.size() >= config_.caps.max_starts ||
+         live() + tables_->starts.size() >= config_.caps.max_sandboxes;
+}
+
 void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
   trim_steals();
-  if (!defined_ || now < backoff_until_) return;
-  backoff_until_ = TimePoint::min();
-  const auto at_cap = [&] {
-    return tables_->starts.size() >= config_.caps.max_starts ||
-           live() + tables_->starts.size() >= config_.caps.max_sandboxes;
-  };
+  if (life_ != Life::live) return;
+  if (now >= backoff_until_) {
+    backoff_until_ = TimePoint::min();
+    // Who waits comes first.
+    cover_waiters(effects);
+    cover_provisioned(effects);
+  }
+  // Those that keep the number are carried again until a host has them: nobody waits who would ask for them.
+  constexpr std::chrono::seconds kCarryAgain{1};
+  if (!carried_for_nobody()) {
+    carry_again_ = TimePoint::max();
+  } else {
+    if (now >= carry_again_) send_again(effects);
+    if (now >= carry_again_ || carry_again_ == TimePoint::max()) carry_again_ = now + kCarryAgain;
+  }
+}
+
+void FunctionQueue::cover_waiters(Effects& effects) {
   if (tables_->line.empty() || at_cap()) return;
   auto next_unflagged = tables_->line.begin();
   for (std::size_t covering = covering_starts(); covering < tables_->line.size() && !at_cap(); ++covering) {
     // A busy sandbox of this version will return, and a start will come: either covers everybody.
     if (config_.policy == StartPolicy::wait_only && (covering > 0 || busy_cover())) return;
-    const StartId id{.nonce = nonce_, .number = ++next_start_};
-    tables_->starts.emplace(id.number, Start{.version = config_.version, .claimed_by = {}});
-    ++counters_.starts_admitted;
     while (next_unflagged != tables_->line.end() && (*next_unflagged)->start_requested) ++next_unflagged;
     if (effects.starts.empty()) {
       const auto whom = next_unflagged != tables_->line.end() ? next_unflagged : tables_->line.begin();
       effects.starts_for = (*whom)->request.invoker;
     }
     if (next_unflagged != tables_->line.end()) (*next_unflagged)->start_requested = true;
-    effects.starts.push_back({.id = id, .function = name_, .version = config_.version});
+    admit(effects);
   }
+}
+
+void FunctionQueue::cover_provisioned(Effects& effects) {
+  while (!at_cap() && below_provisioned()) {
+    if (effects.starts.empty() && !tables_->line.empty()) {
+      effects.starts_for = (*tables_->line.begin())->request.invoker;
+    }
+    admit(effects);
+  }
+}
+
+void FunctionQueue::admit(Effects& effects) {
+  const StartId id{.nonce = nonce_, .number = ++next_start_};
+  tables_->starts.emplace(id.number, Start{.version = config_.version, .claimed_by = {}});
+  ++counters_.starts_admitted;
+  effects.starts.push_back({.id = id, .function = name_, .version = config_.version});
+}
+
+// A disputed one is its host's next word away from serving.
+std::uint64_t FunctionQueue::serving() const {
+  if (life_ != Life::live) return 0;
+  if (leased_ + disputed_ == 0) return idle_;
+  return idle_ + static_cast<std::uint64_t>(
+                     std::count_if(tables_->records.begin(), tables_->records.end(), [&](const auto& entry) {
+                       const SandboxState state = entry.second->state;
+                       return (state == SandboxState::leased || state == SandboxState::disputed) &&
+                              grantable(*entry.second);
+                     }));
+}
+
+bool FunctionQueue::below_provisioned() const {
+  return config_.provisioned > 0 && covering_starts() + serving() < config_.provisioned;
+}
+
+// Unclaimed starts that only `provisioned` wants.
+bool FunctionQueue::carried_for_nobody() const {
+  if (config_.provisioned == 0 || !tables_->line.empty()) return false;
+  std::uint64_t unclaimed = 0;
+  for (const auto& [number, start] : tables_->starts) {
+    if (start.claimed_by.host == 0 && start.version == config_.version) ++unclaimed;
+  }
+  return unclaimed > 0 && covering_starts() - unclaimed + serving() < config_.provisioned;
 }
 
 // Whoever carried them, or held them unclaimed, may be gone: starts are carried at least once.
 void FunctionQueue::send_again(Effects& effects) {
-  if (tables_->line.empty()) return;
+  if (tables_->line.empty() && !carried_for_nobody()) return;
   for (const auto& [number, start] : tables_->starts) {
     if (start.claimed_by.host != 0) continue;
-    if (effects.starts.empty()) effects.starts_for = (*tables_->line.begin())->request.invoker;
+    if (effects.starts.empty() && !tables_->line.empty()) {
+      effects.starts_for = (*tables_->line.begin())->request.invoker;
+    }
     effects.starts.push_back(
         {.id = {.nonce = nonce_, .number = number}, .function = name_, .version = start.version});
   }
 }
 
 FunctionQueue::TimePoint FunctionQueue::next_event() const {
-  return backoff_until_ != TimePoint::min() && !tables_->line.empty() ? backoff_until_ : TimePoint::max();
+  if (backoff_until_ == TimePoint::min() || (tables_->line.empty() && !below_provisioned())) {
+    return carry_again_;
+  }
+  return std::min(backoff_until_, carry_again_);
 }
 
 absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox) {
@@ -96,7 +157,9 @@ absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox
     return absl::AbortedError(
         absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
   }
-  if (config_.surplus == SurplusStarts::cancel_queued && covering_starts() > tables_->line.size()) {
+  const std::uint64_t covering = covering_starts();
+  if (config_.surplus == SurplusStarts::cancel_queued && covering > tables_->line.size() &&
+      covering + serving() > config_.provisioned) {
     tables_->starts.erase(found);
     return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": surplus, nobody waits for it"));
   }
@@ -119,7 +182,7 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
                                            to_string(found->second.claimed_by), ", not by ",
                                            to_string(sandbox)));
   }
-  const bool current = found->second.version == config_.version;
+  const bool current = life_ == Life::live && found->second.version == config_.version;
   tables_->starts.erase(found);
   bury(sandbox);
   ++counters_.starts_failed;

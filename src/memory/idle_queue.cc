@@ -55,6 +55,7 @@ struct alignas(64) Function final : LeaseOwner {
   FunctionQueue::Effects effects FAASKIT_GUARDED_BY(mutex);  // of the step that runs; empty between steps
   TimePoint event_armed FAASKIT_GUARDED_BY(mutex) = kNever;
   bool listed FAASKIT_GUARDED_BY(mutex) = false;  // among the repairable ones of its core
+  bool vacant FAASKIT_GUARDED_BY(mutex) = false;  // and so counted by its core
   const asio::any_io_executor fallback;
 };
 
@@ -195,10 +196,9 @@ class Core final : public std::enable_shared_from_this<Core> {
     std::unique_lock lock(functions_mutex_);
     auto known = functions_.find(name);
     if (known != functions_.end()) return FunctionHandle(known->second);
-    if (functions_.size() >= options_.max_functions) {
-      return absl::ResourceExhaustedError(
-          absl::StrFormat("resolve %s: %d functions are known; max_functions is %d", name, functions_.size(),
-                          options_.max_functions));
+    if (const std::size_t counted = functions_.size() - vacant_; counted >= options_.max_functions) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "resolve %s: %d functions are known; max_functions is %d", name, counted, options_.max_functions));
     }
     auto* function = new Function(*this, std::string(name), random_number() | 1, options_.shards, executor_);
     for (const HostId host : drained_) {
@@ -372,7 +372,8 @@ class Core final : public std::enable_shared_from_this<Core> {
       Deferred deferred;
       {
         MutexLock lock(function->mutex);
-        for (FunctionQueue::Waiter* waiter : function->queue.purge(invoker, function->effects)) {
+        const TimePoint now = options_.clock->now();
+        for (FunctionQueue::Waiter* waiter : function->queue.purge(invoker, now, function->effects)) {
           deferred.completions.push_back(
               {take_back(*function, waiter),
                absl::CancelledError(absl::StrFormat("acquire: invoker %x was purged", invoker))});
@@ -455,6 +456,10 @@ class Core final : public std::enable_shared_from_this<Core> {
     deferred.notices.insert(deferred.notices.end(), effects.notices.begin(), effects.notices.end());
     effects.clear();
     note_repairable(function);
+    if (const bool vacant = function.queue.vacant(); vacant != function.vacant) {
+      function.vacant = vacant;
+      vacant ? ++vacant_ : --vacant_;
+    }
     const TimePoint event = function.queue.next_event();
     if (event < function.event_armed) {
       function.event_armed = event;
@@ -658,6 +663,7 @@ class Core final : public std::enable_shared_from_this<Core> {
   mutable std::shared_mutex functions_mutex_;
   std::map<std::string, Function*, std::less<>> functions_;
   std::vector<HostId> drained_;
+  std::atomic<std::size_t> vacant_ = 0;  // of functions_
   Mutex hosts_mutex_;
   absl::flat_hash_map<HostId, absl::flat_hash_set<Function*>> hosts_ FAASKIT_GUARDED_BY(hosts_mutex_);
   // Functions in which somebody waits or holds a lease that could be lost. Locked after a function's mutex.
@@ -729,6 +735,11 @@ class MemoryIdleQueue final : public IdleQueue {
   absl::StatusOr<FunctionHandle> resolve(std::string_view function) override {
     return core_->resolve(function);
   }
+  std::string_view name(FunctionHandle handle) const override {
+    Function& function = of(handle);
+    MutexLock lock(function.mutex);
+    return function.queue.name();
+  }
   std::optional<Lease> try_acquire(const TryAcquireParams& params) override {
     return core_->try_acquire(params);
   }
@@ -769,6 +780,11 @@ class MemoryIdleQueue final : public IdleQueue {
                return q.define(params.config, now, e);
              }));
   }
+  void do_remove(RemoveParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    complete(home, std::move(done),
+             core_->run(of(params.function),
+                        [&](FunctionQueue& q, TimePoint, Effects& e) { return q.remove(params.up_to, e); }));
+  }
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     core_->note_host(params.sandbox.host, of(params.function));
     complete(home, std::move(done),
@@ -787,8 +803,9 @@ class MemoryIdleQueue final : public IdleQueue {
   }
   void do_withdraw(WithdrawParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     complete(home, std::move(done),
-             core_->run(of(params.function),
-                        [&](FunctionQueue& q, TimePoint, Effects&) { return q.withdraw(params.sandbox); }));
+             core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
+               return q.withdraw(params.sandbox, params.reason, now, e);
+             }));
   }
   void do_start_failed(StartFailedParams params, asio::any_io_executor home,
                        Handler<absl::Status> done) override {

@@ -148,6 +148,10 @@ void FaultyIdleQueue::do_define(DefineParams params, asio::any_io_executor home,
        [this](auto&&... rest) { IdleQueueWrapper::do_define(std::forward<decltype(rest)>(rest)...); });
 }
 
+void FaultyIdleQueue::do_remove(RemoveParams params, asio::any_io_executor home, Handler<absl::Status> done) {
+  send(Operation::remove, std::move(params), std::move(home), std::move(done),
+       [this](auto&&... rest) { IdleQueueWrapper::do_remove(std::forward<decltype(rest)>(rest)...); });
+}
 void FaultyIdleQueue::do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) {
   send(Operation::claim, std::move(params), std::move(home), std::move(done),
        [this](auto&&... rest) { IdleQueueWrapper::do_claim(std::forward<decltype(rest)>(rest)...); });

@@ -98,6 +98,10 @@ class Script {
     queue.announce(1, {said}, now, effects);
     return done("announced");
   }
+  std::string withdraw(std::uint64_t sb, WithdrawReason reason = WithdrawReason::host) {
+    return done(code(queue.withdraw(id(sb), reason, now, effects)));
+  }
+  std::string remove(std::optional<Version> up_to = {}) { return done(code(queue.remove(up_to, effects))); }
   std::string gone(std::uint64_t sb) {
     queue.gone(id(sb), now, effects);
     return done("gone");
@@ -301,7 +305,7 @@ TEST_CASE("any order of leases, returns and withdrawals leaves the idle lists wh
   for (std::uint64_t i = 1; i <= 40; ++i) f.make(i, i, static_cast<ShardIndex>(i % 4));
   for (std::uint64_t i = 1; i <= 40; ++i) f.settle(i);
   REQUIRE(f.queue.stats().idle == 40);
-  for (std::uint64_t i = 3; i <= 40; i += 3) CHECK(f.queue.withdraw(Script::id(i)).ok());
+  for (std::uint64_t i = 3; i <= 40; i += 3) CHECK(f.withdraw(i) == "OK");
   std::set<std::uint64_t> taken;
   for (std::uint64_t r = 100; r < 200; ++r) {
     FunctionQueue::Record* record = f.queue.try_acquire({.invoker = 1, .sequence = r}, 1, r % 4);
@@ -357,6 +361,97 @@ TEST_CASE("a lowered max_sandboxes retires what is idle above it, longest idle f
 }
 
 // Hosts come and go for as long as a queue lives.
+// A line that went to sleep with its function would wait for ever; its cap would leak with it.
+TEST_CASE("transcript: a removal answers the line, and what is left of it counts until it is gone",
+          "[core]") {
+  Script f(caps(3));
+  CHECK(f.remove(7) == "OK");
+  FunctionConfig next = caps(3);
+  next.version = 7;
+  CHECK(f.define(next) == "ABORTED");
+  next.version = 8;
+  CHECK(f.define(next) == "OK");
+  CHECK(f.acquire(1) == "queued #1; start 1 v8");
+  CHECK(f.make(1, 1) == "OK OK; r1<-sb1 cold");
+  CHECK(f.acquire(2) == "queued #2; start 2 v8");
+  CHECK(f.acquire(3) == "queued #3; start 3 v8");
+  CHECK(f.claim(2, 2) == "OK");
+  CHECK(f.remove() == "OK; r2 failed; r3 failed");
+  CHECK(f.remove() == "OK");
+  CHECK(f.acquire(4) == "function f was removed");
+  CHECK(f.claim(3, 3) == "NOT_FOUND");
+  CHECK(f.fresh(2, 2) == "ABORTED");
+  CHECK(f.settle(1) == "settled; retire sb1");
+  CHECK(f.announced(5, SandboxState::idle) == "announced; retire sb5");
+  next.version = 9;
+  CHECK(f.define(next) == "OK");
+  CHECK(f.acquire(5) == "queued #4");  // sb1, sb2 and sb5 fill the cap
+  CHECK(f.gone(2) == "gone; start 4 v9");
+  CHECK(f.gone(1) == "gone");
+  CHECK(f.make(4, 6) == "OK OK; r5<-sb6 cold");
+  CHECK_FALSE(f.queue.vacant());
+  CHECK(f.remove() == "OK");
+  CHECK(f.settle(6, Outcome::retired) == "settled; retire sb6");
+  CHECK(f.gone(5) == "gone");
+  CHECK_FALSE(f.queue.vacant());
+  CHECK(f.gone(6) == "gone");
+  CHECK(f.queue.vacant());
+}
+
+TEST_CASE("transcript: a lease from before the removal is the answer when it is asked for again", "[core]") {
+  Script f;
+  f.acquire(1);
+  f.make(1, 1);
+  CHECK(f.remove() == "OK");
+  CHECK(f.acquire(1) == "leased sb1 cold");
+  CHECK(f.acquire(1, 2) == "function f was removed; retire sb1");
+}
+
+// Calls come first: what is only kept must not take the starts that somebody waits for.
+TEST_CASE("transcript: waiters have their starts before what is provisioned", "[core]") {
+  FunctionConfig config = caps(4, 2);
+  config.provisioned = 2;
+  Script f(config);  // starts 1 and 2
+  CHECK(f.make(1, 1) == "OK OK");
+  CHECK(f.make(2, 2) == "OK OK");
+  CHECK(f.acquire(1) == "leased sb2 warm");
+  CHECK(f.acquire(2) == "leased sb1 warm");
+  CHECK(f.acquire(3) == "queued #1; start 3 v1");
+  CHECK(f.claim(3, 3) == "OK");
+  CHECK(f.failed(3, 3) == "OK");
+  // In the backoff one of the two dies: afterwards one start covers the call and the number.
+  CHECK(f.settle(2, Outcome::retired) == "settled; retire sb2");
+  CHECK(f.pass(milliseconds(25)) == "passed; start 4 v1");
+  CHECK(f.gone(2) == "gone");
+  CHECK(f.make(4, 4) == "OK OK; r3<-sb4 cold");
+  CHECK(f.settle(1) == "settled");
+  CHECK(f.settle(4) == "settled");
+  CHECK(f.withdraw(4, WithdrawReason::keep_alive) == "FAILED_PRECONDITION");
+  CHECK(f.withdraw(4) == "OK; start 5 v1");
+  CHECK(f.queue.stats().surplus_starts == 0);
+}
+
+TEST_CASE("transcript: a failed start's pause ends for what is provisioned, too", "[core]") {
+  FunctionConfig config = caps(4, 2);
+  config.provisioned = 3;
+  Script f(config);  // starts 1 and 2
+  f.claim(1, 1);
+  f.claim(2, 2);
+  CHECK(f.failed(1, 1) == "OK");
+  CHECK(f.queue.next_event() == f.now + milliseconds(25));
+  CHECK(f.fresh(2, 2) == "OK; start 3 v1; start 4 v1");  // one that is well ends the pause
+  f.claim(3, 3);
+  f.claim(4, 4);
+  CHECK(f.failed(3, 3) == "OK");
+  CHECK(f.pass(milliseconds(25)) == "passed; start 5 v1");
+  CHECK(f.make(4, 4) == "OK OK");
+  CHECK(f.pass(milliseconds(975)) == "passed");
+  CHECK(f.pass(milliseconds(25)) == "passed; start 5 v1");  // nobody has claimed it
+  CHECK(f.make(5, 5) == "OK OK");
+  f.pass(milliseconds(1000));
+  CHECK(f.queue.next_event() == FunctionQueue::TimePoint::max());
+}
+
 TEST_CASE("a host that was taken over is not remembered as draining", "[core]") {
   Script f;
   f.queue.drain(1, f.now, f.effects);

@@ -51,6 +51,36 @@ TEST_CASE("memory idle queue: a bad option is named", "[memory]") {
   CHECK(full.message() == "resolve b: 1 functions are known; max_functions is 1");
 }
 
+// A platform where functions come and go must not run out of names that nobody uses.
+TEST_CASE("memory idle queue: what was removed and is gone does not count against max_functions",
+          "[memory]") {
+  asio::io_context io;
+  auto queue = memory::make_idle_queue(io.get_executor(), {.max_functions = 1}).value();
+  const auto told = [&](auto operation) {
+    absl::Status answer = absl::UnknownError("not told");
+    operation([&](absl::Status status) { answer = std::move(status); });
+    io.restart();
+    io.poll();
+    return answer;
+  };
+  const FunctionHandle a = queue->resolve("a").value();
+  const SandboxId sandbox{.host = 1, .number = 1};
+  REQUIRE(told([&](auto done) { queue->async_define({.function = a, .config = {}}, done); }).ok());
+  AnnouncedSandbox said;
+  said.sandbox = {.id = sandbox, .version = 1};
+  said.function = "a";
+  queue->async_announce({.host = 1, .sandboxes = {said}}, [](const auto&) {});
+  REQUIRE(told([&](auto done) { queue->async_remove({.function = a}, done); }).ok());
+  CHECK(absl::IsResourceExhausted(queue->resolve("b").status()));
+  REQUIRE(told([&](auto done) { queue->async_gone({.function = a, .sandbox = sandbox}, done); }).ok());
+  CHECK(queue->resolve("b").ok());
+  CHECK(absl::IsResourceExhausted(queue->resolve("c").status()));
+  CHECK(queue->resolve("a").value() == a);
+  FunctionConfig next;
+  next.version = 2;
+  CHECK(told([&](auto done) { queue->async_define({.function = a, .config = next}, done); }).ok());
+}
+
 // An application that goes down first must not leave callers waiting for ever.
 TEST_CASE("memory idle queue: what still waits when it is destroyed ends as cancelled", "[memory]") {
   QueueStage stage(make);

@@ -43,7 +43,8 @@ void Engine::begin(Function& f, const std::string& name, const FunctionConfig& c
   finish(f, {.name = "define"});
 }
 
-void Engine::forget_everything(const std::map<std::string, FunctionConfig>& config) {
+void Engine::forget_everything(const std::map<std::string, FunctionConfig>& config,
+                               const std::set<std::string>& removed) {
   world_.trace("the engine forgets everything");
   for (auto& [name, f] : functions_) {
     f->waiting.clear();
@@ -54,7 +55,13 @@ void Engine::forget_everything(const std::map<std::string, FunctionConfig>& conf
     f->counted = 0;
     f->failed_in_a_row = 0;
     f->quiet_until = {};
+    f->ended = 0;
     begin(*f, name, config.at(name));
+    if (removed.contains(name)) {
+      f->queue->remove({}, f->effects).IgnoreError();
+      f->ended = config.at(name).version;
+      finish(*f, {.name = "remove", .removes = true});
+    }
   }
 }
 
@@ -88,12 +95,35 @@ bool Engine::knows_host(HostId host) const {
 absl::Status Engine::define(const std::string& name, const FunctionConfig& config) {
   Function& f = function(name);
   const bool redeploy = config.version > f.queue->config().version;
+  const bool was_removed = f.queue->removed();
   absl::Status status = f.queue->define(config, world_.now(), f.effects);
-  if (redeploy) {
+  if (was_removed && status.ok() != (config.version > f.ended)) {
+    throw Violation(absl::StrFormat("remove: version %d is defined after version %d was removed: %s",
+                                    config.version, f.ended, status.ToString()));
+  }
+  if (redeploy && status.ok()) {
     f.failed_in_a_row = 0;
     f.quiet_until = {};
   }
-  finish(f, {.name = absl::StrFormat("define v%d cap %d", config.version, config.caps.max_sandboxes)});
+  finish(f,
+         {.name = absl::StrFormat("define v%d cap %d provisioned %d%s", config.version,
+                                  config.caps.max_sandboxes, config.provisioned, status.ok() ? "" : ": no")});
+  return status;
+}
+
+absl::Status Engine::remove(const std::string& name, Version up_to) {
+  Function& f = function(name);
+  absl::Status status = f.queue->remove(up_to, f.effects);
+  if (status.ok()) f.ended = std::max(f.ended, up_to);
+  if (f.queue->defined() && f.queue->config().version <= f.ended) {
+    throw Violation(absl::StrFormat("remove: version %d is live after version %d was removed",
+                                    f.queue->config().version, f.ended));
+  }
+  if (f.queue->removed()) {
+    f.failed_in_a_row = 0;
+    f.quiet_until = {};
+  }
+  finish(f, {.name = absl::StrFormat("remove up to v%d", up_to), .removes = true});
   return status;
 }
 
@@ -142,7 +172,7 @@ AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
       break;
     }
     case Outcome_::refused:
-      if (kept != 0) {
+      if (kept != 0 && f.queue->defined()) {
         throw Violation(
             absl::StrFormat("I5: %s had ticket %d and was refused", to_string(wanted.request), kept));
       }
@@ -210,8 +240,16 @@ void Engine::settle(const Granted& lease, Outcome outcome) {
 
 absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox) {
   Function& f = function(name);
-  absl::Status status = f.queue->withdraw(sandbox);
-  finish(f, {.name = absl::StrCat("withdraw ", to_string(sandbox))});
+  const std::uint64_t kept = f.queue->serving();
+  const std::uint64_t provisioned = f.queue->defined() ? f.queue->config().provisioned : 0;
+  const auto* record = f.queue->find(sandbox);
+  const bool idle = record != nullptr && record->state == SandboxState::idle;
+  absl::Status status = f.queue->withdraw(sandbox, WithdrawReason::eviction, world_.now(), f.effects);
+  if (idle && provisioned > 0 && status.ok() != (kept > provisioned)) {
+    throw Violation(absl::StrFormat("provisioned: one of %d is evicted, %d are to be kept: %s", kept,
+                                    provisioned, status.ToString()));
+  }
+  finish(f, {.name = absl::StrCat("withdraw ", to_string(sandbox), status.ok() ? "" : ": no")});
   return status;
 }
 
@@ -228,8 +266,10 @@ absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sa
   absl::Status status =
       f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
   const StartRetry& retry = f.queue->config().retry;
-  if (f.queue->next_event() != TimePoint::max() &&
-      f.queue->next_event() > world_.now() + std::max(retry.backoff, retry.max_backoff)) {
+  // What is provisioned is carried again every second.
+  const Duration longest = std::max<Duration>(std::max(retry.backoff, retry.max_backoff),
+                                              f.queue->config().provisioned > 0 ? 1s : 0s);
+  if (f.queue->next_event() != TimePoint::max() && f.queue->next_event() > world_.now() + longest) {
     throw Violation("I10: a backoff is longer than the longest");
   }
   finish(f, {.name = absl::StrCat("start_failed ", to_string(start.id))});
@@ -258,7 +298,7 @@ std::vector<HeldSandbox> Engine::announce(HostId host, const std::vector<Announc
 
 void Engine::purge(InvokerId invoker) {
   for (auto& [name, f] : functions_) {
-    for (const Waiter* waiter : f->queue->purge(invoker, f->effects)) {
+    for (const Waiter* waiter : f->queue->purge(invoker, world_.now(), f->effects)) {
       listeners_.failed({waiter->request, waiter->attempt}, absl::CancelledError("purged"));
       forget(*f, waiter);
     }
@@ -312,7 +352,7 @@ void Engine::finish(Function& f, const Step& step) {
     }
   }
   std::erase_if(f.starts, [&](const auto& entry) { return !f.queue->start_in_flight(entry.first); });
-  if (!effects.failures.empty() && f.failed_in_a_row < f.queue->config().retry.budget) {
+  if (!effects.failures.empty() && !step.removes && f.failed_in_a_row < f.queue->config().retry.budget) {
     throw Violation(
         absl::StrFormat("I10: a call is answered after %d failed starts in a row; the budget is %d",
                         f.failed_in_a_row, f.queue->config().retry.budget));
@@ -407,6 +447,9 @@ void Engine::check(Function& f, const Step& step) {
           absl::StrFormat("I1: %s is granted with token %d after %d", to_string(id), token, last));
     }
     last = token;
+    if (!queue.defined()) {
+      throw Violation(absl::StrCat("remove: ", to_string(id), " is granted though its function is no more"));
+    }
     if (version != config.version) {
       throw Violation(absl::StrFormat("I8: version %d is granted; %d is current", version, config.version));
     }
@@ -454,11 +497,19 @@ void Engine::check(Function& f, const Step& step) {
       throw Violation(absl::StrCat("I1: the token of ", to_string(record->sandbox.id), " went back"));
     }
     // I8: what is idle may be granted; old code may not.
-    if (record->state == SandboxState::idle && record->sandbox.version != config.version) {
+    if (queue.removed() && record->state == SandboxState::idle) {
+      throw Violation(absl::StrCat("remove: ", to_string(record->sandbox.id), " is idle"));
+    }
+    if (queue.defined() && record->state == SandboxState::idle && record->sandbox.version != config.version) {
       throw Violation(absl::StrFormat("I8: %s of version %d is idle; %d is current",
                                       to_string(record->sandbox.id), record->sandbox.version,
                                       config.version));
     }
+  }
+
+  // Nobody waits for a function that is no more.
+  if (!queue.defined() && !line.empty()) {
+    throw Violation(absl::StrFormat("I3: %d calls wait for a function that was removed", line.size()));
   }
 
   // I4
@@ -499,6 +550,21 @@ void Engine::check(Function& f, const Step& step) {
     if (!capped && !covered) {
       throw Violation(absl::StrFormat("I10: %d calls wait, %d starts are in flight, %d of %d live",
                                       line.size(), starts, stats.live(), config.caps.max_sandboxes));
+    }
+  }
+  // Provisioned: what is missing is asked for, or a cap or a backoff forbids it.
+  if (queue.defined() && config.provisioned > 0 && queue.next_event() == TimePoint::max()) {
+    const bool capped =
+        counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
+    const auto kept = std::count_if(records.begin(), records.end(), [&](const auto* record) {
+      return record->state != SandboxState::retiring && record->sandbox.version == config.version &&
+             !draining_.contains(record->sandbox.id.host);
+    });
+    const auto starts = std::count_if(f.starts.begin(), f.starts.end(),
+                                      [&](const auto& entry) { return entry.second == config.version; });
+    if (!capped && kept + starts < config.provisioned) {
+      throw Violation(absl::StrFormat("provisioned: %d live, %d starting; %d are to be kept", kept, starts,
+                                      config.provisioned));
     }
   }
   // Without timers the next repair looks; one of them may be lost.

@@ -37,6 +37,7 @@ class Listeners {
   virtual ~Listeners() = default;
   virtual void granted(InvokerId invoker, const Granted& lease) = 0;
   virtual void failed(const LeaseId& waiting, const absl::Status& why) = 0;
+  // Invoker 0: any.
   virtual void starts(InvokerId invoker, const std::vector<StartRequest>& starts) = 0;
   virtual void notice(HostId host, const HostNotice& notice) = 0;
 };
@@ -48,6 +49,7 @@ class Engine {
 
   // The operations of the port.
   absl::Status define(const std::string& function, const FunctionConfig& config);
+  absl::Status remove(const std::string& function, Version up_to);
   std::optional<Granted> try_acquire(const std::string& function, const RequestId& request,
                                      std::uint32_t attempt, ShardIndex shard);
   AcquireAnswer acquire(const std::string& function, const FunctionQueue::Waiter& wanted);
@@ -64,8 +66,10 @@ class Engine {
   void take_over(HostId host);
   RepairReport repair(InvokerId invoker);
 
-  // Everything it knew is lost; `config` is what the functions are at once defined with again.
-  void forget_everything(const std::map<std::string, FunctionConfig>& config);
+  // Everything it knew is lost; `config` is what the functions are at once defined with again, and `removed`
+  // names those that ended.
+  void forget_everything(const std::map<std::string, FunctionConfig>& config,
+                         const std::set<std::string>& removed);
   std::uint64_t nonce(const std::string& function) const { return functions_.at(function)->nonce; }
 
   const FunctionQueue& queue(const std::string& function) const { return *functions_.at(function)->queue; }
@@ -95,6 +99,7 @@ class Engine {
     TimePoint quiet_until{};            // no new start before: the last one failed
     std::uint64_t inserted = 0;         // by announcements, in this step
     TimePoint timer = TimePoint::max();
+    Version ended = 0;  // the largest that was removed
   };
   // What a step may do to leases and to the line besides granting.
   struct Step {
@@ -104,6 +109,7 @@ class Engine {
     Granted* direct = nullptr;  // leased without waiting
     bool inserts = false;
     bool fresh = false;  // the offer of a new sandbox
+    bool removes = false;
   };
 
   Function& function(const std::string& name) { return *functions_.at(name); }

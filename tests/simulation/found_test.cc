@@ -48,13 +48,13 @@ TEST_CASE("a start that nobody claimed waited for ever once its carrier was gone
   SECTION("the carrier was purged while another waits") {
     Waiter second = waiter(kInvoker + 1, 1);
     CHECK(story.acquire(second) != start);
-    CHECK(story.queue.purge(kInvoker, story.effects).size() == 1);
+    CHECK(story.queue.purge(kInvoker, kNow, story.effects).size() == 1);
     REQUIRE(story.effects.starts.size() == 2);
     CHECK(story.effects.starts.front().id == start);
     CHECK(story.effects.starts_for == kInvoker + 1);
   }
   SECTION("nobody waited then, and somebody comes now") {
-    CHECK(story.queue.purge(kInvoker, story.effects).size() == 1);
+    CHECK(story.queue.purge(kInvoker, kNow, story.effects).size() == 1);
     CHECK(story.effects.starts.empty());
     Waiter later = waiter(kInvoker + 1, 1);
     CHECK(story.acquire(later) == start);

@@ -112,7 +112,8 @@ void Host::became_ready(Held& held) {
 void Host::evict(const StartRequest& wanted) {
   Held* chosen = nullptr;
   for (auto& [number, held] : sandboxes_) {
-    if (!held->machine.idle() || held->withdrawing || held->machine.announced({}).offer_pending) continue;
+    if (!held->machine.idle() || held->withdrawing || held->kept || held->machine.announced({}).offer_pending)
+      continue;
     if (held->start.function == wanted.function && held->start.version == wanted.version) continue;
     if (chosen == nullptr || held->machine.idle_since() < chosen->machine.idle_since()) chosen = held.get();
   }
@@ -132,6 +133,13 @@ void Host::evict(const StartRequest& wanted) {
         }
         if (held->machine.ending()) return;  // reaped() tells the machine
         held->withdrawing = false;
+        // Its function may want it for now; that may change without a word to us.
+        held->kept = true;
+        world_.after(kHeartbeat, &node_, [this, id] {
+          if (Held* held = find(id.number)) held->kept = false;
+          starts_.may_evict();
+          pump();
+        });
         starts_.eviction_failed(of);
         pump();
       });

@@ -72,6 +72,7 @@ class Host {
     bool unwanted = false;  // destroy it when its call has ended
     bool withdrawing = false;
     bool evicted = false;
+    bool kept = false;  // the engine would not let it go; asked again later
     std::optional<Running> running;
     std::uint64_t freezes = 0;
     Token seen = 0;  // the highest token that came here: the fence must not fall behind it

@@ -1,6 +1,7 @@
 #include "simulation/simulation.h"
 
 #include <algorithm>
+#include <set>
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
@@ -67,6 +68,9 @@ class Simulation final : public Listeners, public Surroundings {
     config.caps = {.max_sandboxes = 1 + std::uint32_t(random().below(4)),
                    .max_starts = 1 + std::uint32_t(random().below(3)),
                    .max_waiters = 3 + std::uint32_t(random().below(20))};
+    if (random().chance(0.3)) {
+      config.provisioned = 1 + std::uint32_t(random().below(std::min(2u, config.caps.max_sandboxes)));
+    }
     config.policy = random().chance(0.7) ? StartPolicy::race : StartPolicy::wait_only;
     config.order = random().chance(0.7) ? IdleOrder::lifo : IdleOrder::fifo;
     config.surplus = random().chance(0.6) ? SurplusStarts::keep : SurplusStarts::cancel_queued;
@@ -120,8 +124,8 @@ class Simulation final : public Listeners, public Surroundings {
     world_.from_engine(to.node(), [&to, waiting, why] { to.failed(waiting, why); });
   }
   void starts(InvokerId invoker, const std::vector<StartRequest>& starts) override {
-    Invoker& to = *invokers_.at(invoker);
-    world_.from_engine(to.node(), [&to, starts] { to.starts(starts); });
+    Invoker* to = invoker != 0 ? invokers_.at(invoker).get() : any_invoker();
+    if (to != nullptr) world_.from_engine(to->node(), [to, starts] { to->starts(starts); });
   }
   void notice(HostId host, const HostNotice& notice) override {
     Host& to = *hosts_.at(host);
@@ -202,7 +206,7 @@ class Simulation final : public Listeners, public Surroundings {
   void trouble() {
     if (world_.healed()) return;
     if (mode_.engine_forgets && random().chance(0.5)) flush();
-    switch (random().below(8)) {
+    switch (random().below(9)) {
       case 0:
       case 1: define(true); break;
       case 2: define(false); break;
@@ -221,6 +225,7 @@ class Simulation final : public Listeners, public Surroundings {
       case 7:
         if (Invoker* invoker = any_invoker()) invoker->cancel_any();
         break;
+      case 8: remove(); break;
     }
     world_.after(random().exponential(2s), nullptr, [this] { trouble(); });
   }
@@ -240,9 +245,29 @@ class Simulation final : public Listeners, public Surroundings {
         });
   }
 
+  // It ends, and comes back some time later, as something new.
+  void remove() {
+    auto turn = std::next(configs_.begin(), static_cast<std::ptrdiff_t>(random().below(configs_.size())));
+    const std::string name = turn->first;
+    const Version up_to = turn->second.version;
+    if (removed_.contains(name)) return;
+    world_.trace(absl::StrFormat("%s is removed", name));
+    removed_.insert(name);
+    world_.ask<absl::Status>(
+        deployer_, [this, name, up_to] { return engine_.remove(name, up_to); },
+        [this, name, up_to](const absl::Status& status) {
+          // No call that comes from now on runs what ended.
+          if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], up_to + 1);
+        });
+    world_.after(random().exponential(1s), nullptr, [this, name] { bring_back(name); });
+  }
+  void bring_back(const std::string& name) {
+    if (removed_.erase(name) > 0) deploy(name, some_config(configs_[name].version + 1));
+  }
+
   // Everybody who is connected learns of it at once.
   void flush() {
-    engine_.forget_everything(configs_);
+    engine_.forget_everything(configs_, removed_);
     for (auto& [id, host] : hosts_) {
       world_.after(world_.latency(), &host->node(), [&to = *host] { to.announce(); });
     }
@@ -392,12 +417,14 @@ class Simulation final : public Listeners, public Surroundings {
   void heal() {
     world_.trace("---- nothing fails any more");
     world_.heal();
+    for (const std::string& name : engine_.names()) bring_back(name);
     // Messages of the past arrive, the dead are buried, the paused resume, calls end.
     run_for(25s);
     for (const auto& [id, open] : open_)
       throw Violation(absl::StrCat("I3: ", to_string(id), " was never answered"));
     while (any_host() == nullptr) add_host();
     while (any_invoker() == nullptr) add_invoker();
+    check_provisioned();
     for (const std::string& name : engine_.names()) probe(name);
     run_for(12s);
     for (const auto& [id, host] : hosts_) {
@@ -416,6 +443,36 @@ class Simulation final : public Listeners, public Surroundings {
     }
     if (idle != processes)
       throw Violation(absl::StrFormat("I2: at rest %d are idle and %d exist", idle, processes));
+  }
+
+  // What is to be kept is there, where the hosts have room for all of it.
+  void check_provisioned() {
+    std::uint64_t room = 0;
+    for (const auto& [id, host] : hosts_) {
+      if (host->node().alive && !host->draining()) room += 3;  // the least a host has
+    }
+    // As the engine has them: of two rules for one version the older may have come last.
+    const auto provisioned = [this](const std::string& name) {
+      return engine_.queue(name).config().provisioned;
+    };
+    std::uint64_t wanted = 0;
+    for (const std::string& name : engine_.names()) wanted += provisioned(name);
+    for (const std::string& name : engine_.names()) {
+      if (wanted > room) break;
+      const auto kept = [&] { return engine_.queue(name).serving() >= provisioned(name); };
+      for (int i = 0; i < 20 && !kept(); ++i) run_for(1s);
+      if (!kept()) {
+        throw Violation(absl::StrFormat("provisioned: at rest %d of %s are live; %d are to be kept",
+                                        engine_.queue(name).serving(), name, provisioned(name)));
+      }
+    }
+    // The probes need the room.
+    for (const std::string& name : engine_.names()) {
+      FunctionConfig config = configs_[name];
+      config.provisioned = 0;
+      deploy(name, config);
+    }
+    run_for(1s);
   }
 
   // As many calls at once as the cap allows, none of which ends before all run: a single place that a lost
@@ -476,6 +533,7 @@ class Simulation final : public Listeners, public Surroundings {
   std::uint64_t last_invoker_ = 0;
   std::map<std::string, FunctionConfig> configs_;
   std::map<std::string, Version> acknowledged_;
+  std::set<std::string> removed_;
   std::map<InvokerId, std::uint64_t> sequences_;
   std::map<RequestId, Open> open_;
   std::map<SandboxId, Between> between_;

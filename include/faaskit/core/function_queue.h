@@ -8,7 +8,10 @@
 //   - acquire() is one atomic step: leased, or queued (starts admitted in the same step), or refused.
 //   - Grants are of the current version only; caps count a sandbox from its admitted start until gone().
 //   - Every operation is idempotent; what is late or stale changes nothing.
-//   - Waiters are covered: after every event uncovered ones have starts requested up to the caps.
+//   - Waiters are covered: after every event uncovered ones have starts requested up to the caps; then,
+//   within
+//     the same caps, what `provisioned` wants.
+//   - Removed, a function serves nobody, and counts what retires, until a larger version is defined.
 // Cost: O(1) for lease and return without waiters; O(log waiters) with.
 // Source: competing consumers, Hohpe & Woolf, Enterprise Integration Patterns (2003); late binding of
 // waiters to sandboxes as in CIDRE (ASPLOS 2025).
@@ -18,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,7 +86,7 @@ class FAASKIT_EXPORT FunctionQueue {
     std::vector<Failure> failures;
     // Admitted in this step, or sent again because whoever had them may be gone.
     std::vector<StartRequest> starts;
-    InvokerId starts_for = 0;  // invoker of the first waiter they are for
+    InvokerId starts_for = 0;  // invoker of the first waiter they are for; 0: nobody waits, any will do
     std::vector<HostNotice> notices;
     bool empty() const { return grants.empty() && failures.empty() && starts.empty() && notices.empty(); }
     void clear();
@@ -109,10 +113,18 @@ class FAASKIT_EXPORT FunctionQueue {
 
   const std::string& name() const { return name_; }
   const FunctionConfig& config() const { return config_; }
-  bool defined() const { return defined_; }
+  bool defined() const { return life_ == Life::live; }
+  bool removed() const { return life_ == Life::removed; }
+  // Removed, and nothing is left that retires.
+  bool vacant() const;
 
-  // kAborted: an older version than the current one. Equal version: only the rules change.
+  // kAborted: an older version than the current one, or not larger than one that was removed. Equal version:
+  // only the rules change.
   absl::Status define(const FunctionConfig& config, TimePoint now, Effects& effects);
+  // Ends the versions up to `up_to`, or those defined so far: waiters fail as kNotFound, idle sandboxes
+  // retire, and busy ones when they return. A larger version that is defined already serves on. kNotFound: it
+  // never was.
+  absl::Status remove(std::optional<Version> up_to, Effects& effects);
 
   // A request id of 0 names no call: refused as kInvalidArgument, nullptr on the warm paths.
 
@@ -139,8 +151,9 @@ class FAASKIT_EXPORT FunctionQueue {
   bool release_idle(Record& record, Token token, const LeaseId& lease);
   bool settle(const SandboxId& id, Token token, const LeaseId& lease, Outcome outcome, TimePoint now,
               Effects& effects);
-  // kFailedPrecondition: it is not idle. kNotFound: not known.
-  absl::Status withdraw(const SandboxId& id);
+  // kFailedPrecondition: it is not idle; or the reason is no good one and `provisioned` wants it kept.
+  // kNotFound: not known.
+  absl::Status withdraw(const SandboxId& id, WithdrawReason reason, TimePoint now, Effects& effects);
   // What was to become `sandbox` is reaped: it is gone, too, if it was known by other ways.
   // `jitter` in [0, 1) is the caller's random number. kAborted: claimed by another sandbox.
   absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
@@ -157,7 +170,7 @@ class FAASKIT_EXPORT FunctionQueue {
   // No more grants of sandboxes on `host`; its idle ones retire.
   void drain(HostId host, TimePoint now, Effects& effects);
   // The invoker is gone: its waiters (returned) leave the line, its leases become suspect.
-  std::vector<Waiter*> purge(InvokerId invoker, Effects& effects);
+  std::vector<Waiter*> purge(InvokerId invoker, TimePoint now, Effects& effects);
   // Leases of try_acquire() are not reported: who got one cannot have lost the answer.
   // Cost: O(leases that can be found by request id, waiters).
   void repair(InvokerId invoker, TimePoint now, RepairReport& report, Effects& effects);
@@ -166,7 +179,9 @@ class FAASKIT_EXPORT FunctionQueue {
 
   // Re-evaluates cover; call it when next_event() has come.
   void evaluate(TimePoint now, Effects& effects);
-  // When time alone will change something (end of a backoff); TimePoint::max() if never.
+  // When time alone will change something; TimePoint::max() if never. It may come early, never late.
+  //   the end of a backoff
+  //   starts that `provisioned` wants are unclaimed, and no waiter is there to have them carried again
   TimePoint next_event() const;
 
   // A pinned record stays valid after it is gone, until unpinned.
@@ -181,8 +196,13 @@ class FAASKIT_EXPORT FunctionQueue {
   std::vector<const Record*> records() const;
   std::vector<const Waiter*> waiters() const;
   bool start_in_flight(const StartId& id) const;
+  // Sandboxes that serve, or may when they return: of the current version, on hosts that stay. With the
+  // starts of this version they are what `provisioned` counts.
+  std::uint64_t serving() const;
+  std::uint64_t covering_starts() const;
 
  private:
+  enum class Life : std::uint8_t { undefined, live, removed };
   struct Start {
     Version version = 0;
     SandboxId claimed_by;  // host 0: not claimed
@@ -210,10 +230,16 @@ class FAASKIT_EXPORT FunctionQueue {
   bool claimed_start(const SandboxId& id) const;
   bool draining(HostId host) const;
   bool grantable(const Record& record) const;
-  std::size_t covering_starts() const;
   bool busy_cover() const;
+  bool at_cap() const;
+  bool below_provisioned() const;
+  bool carried_for_nobody() const;
+  void admit(Effects& effects);
+  void cover_waiters(Effects& effects);
+  void cover_provisioned(Effects& effects);
   void drop_line(Waiter& waiter);
   void send_again(Effects& effects);
+  absl::Status nobody_home() const;
   void note_ready_surplus(TimePoint now);
   void trim_steals();
   std::uint64_t live() const { return idle_ + leased_ + disputed_ + retiring_; }
@@ -225,7 +251,7 @@ class FAASKIT_EXPORT FunctionQueue {
   std::uint32_t leased_ = 0;
   std::uint32_t waiting_ = 0;
   bool fifo_ = false;
-  bool defined_ = false;
+  Life life_ = Life::undefined;
   bool draining_any_ = false;
   std::uint64_t warm_ = 0;
 
@@ -241,6 +267,8 @@ class FAASKIT_EXPORT FunctionQueue {
   Ticket last_ticket_ = 0;
   std::uint32_t consecutive_failures_ = 0;
   TimePoint backoff_until_ = TimePoint::min();
+  TimePoint carry_again_ = TimePoint::max();
+  Version ended_ = 0;  // the largest version that was removed
   std::uint64_t disputed_ = 0;
   std::uint64_t retiring_ = 0;
   // The last few that were reaped, against late announcements. Ids are never used again.

@@ -35,6 +35,12 @@ struct Offer {
   bool fresh() const { return start.nonce != 0; }
 };
 
+// Why a host takes an idle sandbox back. Below FunctionConfig::provisioned the first two are refused.
+//   keep_alive  nobody has used it for long
+//   eviction    another function needs its room
+//   host        the host cannot, or will not, have it any longer
+enum class WithdrawReason : std::uint8_t { keep_alive, eviction, host };
+
 // One sandbox as its host knows it.
 struct AnnouncedSandbox {
   Sandbox sandbox{};

@@ -2,7 +2,9 @@
 //
 // One mutex and one FunctionQueue per function; no lock is shared between functions on the way of a
 // call, and no handler is posted under one. Memory: about 250 bytes per idle sandbox and 300 per waiter.
-// Functions stay known until the queue is destroyed.
+// Functions stay known until the queue is destroyed: one that was removed keeps its record, about a kilobyte,
+// but does not count against max_functions once nothing of it is left. Defined again it counts, even beyond
+// them.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +25,7 @@ struct IdleQueueOptions {
   std::shared_ptr<Clock> clock = nullptr;
   // Home shards that sandboxes and callers may name.
   std::uint32_t shards = 1;
-  // Refuse to learn more function names than this.
+  // Refuse to learn more function names than this, beside those removed.
   std::size_t max_functions = 1'000'000;
   // Start ids and backoff jitter come from it; 0 is replaced by a random one. Fixed only in tests.
   std::uint64_t seed = 0;

@@ -108,6 +108,13 @@ struct CancelParams {
 struct WithdrawParams {
   FunctionHandle function{};
   SandboxId sandbox{};
+  WithdrawReason reason = WithdrawReason::host;
+};
+struct RemoveParams {
+  FunctionHandle function{};
+  // The largest version that ends. Unset: whatever was defined when this arrives. Set it where define() and
+  // remove() may overtake each other: a larger version is left alone, a smaller one never comes back.
+  std::optional<Version> up_to{};
 };
 struct StartFailedParams {
   FunctionHandle function{};
@@ -158,6 +165,9 @@ class FAASKIT_EXPORT IdleQueue {
   // kResourceExhausted: the queue's bound on functions.
   virtual absl::StatusOr<FunctionHandle> resolve(std::string_view function) = 0;
 
+  // The name that `function` was resolved by. Valid as long as the handle.
+  virtual std::string_view name(FunctionHandle function) const = 0;
+
   // Leases an idle sandbox if one is at hand without waiting or I/O. The warm path: no allocation, no
   // executor hop. A backend that must ask somebody else always answers nullopt; so does a request id of 0.
   virtual std::optional<Lease> try_acquire(const TryAcquireParams& params) = 0;
@@ -169,7 +179,7 @@ class FAASKIT_EXPORT IdleQueue {
   //                        cannot be reached; safe to repeat with the same request id
   //   kCancelled           cancelled through the slot, or purged; no sandbox was consumed
   //   kAborted             a newer attempt of the same request has taken this one's place
-  //   kNotFound            the function is not defined
+  //   kNotFound            the function is not defined, or was removed, also while this waited
   //   kInvalidArgument     the request id is 0
   // Cancellation: every type but none is honoured, with the total guarantee.
   // Cost: O(log waiters) in memory; one round trip on Redis, none while waiting.
@@ -187,10 +197,23 @@ class FAASKIT_EXPORT IdleQueue {
   }
 
   // Sets a function's rules; a larger version is a redeploy. Once it completes with OK, no call that
-  // arrives later runs older code, and waiters keep their place. kAborted: an older version.
+  // arrives later runs older code, and waiters keep their place. kAborted: an older version, or one that is
+  // not larger than those removed. Provisioned concurrency: where the function says so, starts are admitted
+  // though nobody waits, now and whenever one is missing later, after those for waiters and within the same
+  // caps.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_define(DefineParams params, Token&& token) {
     return initiate<absl::Status>(this, &IdleQueue::do_define, std::move(params), std::forward<Token>(token));
+  }
+
+  // Ends a function, for good or until define() brings a version larger than every earlier one: its tickets
+  // go on then. Who waits is answered kNotFound now. Idle sandboxes retire now, busy ones when their calls
+  // have ended; unclaimed starts are dropped, the sandbox of a claimed one is told kAborted when it is
+  // offered. All of them count against the caps until they are gone. OK also if it had ended before;
+  // kNotFound: never defined. Handles stay good.
+  template <asio::completion_token_for<void(absl::Status)> Token>
+  auto async_remove(RemoveParams params, Token&& token) {
+    return initiate<absl::Status>(this, &IdleQueue::do_remove, std::move(params), std::forward<Token>(token));
   }
 
   // -- What hosts do. Each answers kUnavailable if the backend cannot be reached: repeat it.
@@ -216,7 +239,8 @@ class FAASKIT_EXPORT IdleQueue {
     return initiate<absl::Status>(this, &IdleQueue::do_settle, std::move(params), std::forward<Token>(token));
   }
 
-  // A host takes an idle sandbox of its own back, to destroy it. kFailedPrecondition: leased meanwhile.
+  // A host takes an idle sandbox of its own back, to destroy it. kFailedPrecondition: leased meanwhile; or,
+  // for keep_alive and eviction, fewer live ones than `provisioned` would be left of its function.
   template <asio::completion_token_for<void(absl::Status)> Token>
   auto async_withdraw(WithdrawParams params, Token&& token) {
     return initiate<absl::Status>(this, &IdleQueue::do_withdraw, std::move(params),
@@ -273,7 +297,9 @@ class FAASKIT_EXPORT IdleQueue {
                                                   std::forward<Token>(token));
   }
 
-  // Starts admitted for waiters of `invoker`, posted to `executor`, at least once each while it waits.
+  // Starts admitted for waiters of `invoker`, posted to `executor`, at least once each while it waits. Starts
+  // that keep `provisioned` go to any one watch, and again, perhaps to another, until a host has claimed
+  // them.
   [[nodiscard]] virtual std::unique_ptr<Watch> watch_starts(InvokerId invoker, asio::any_io_executor executor,
                                                             StartsHandler starts) = 0;
   // What the queue asks of `host`, posted to `executor`. Notices may be lost; announce() finds the rest.
@@ -301,6 +327,7 @@ class FAASKIT_EXPORT IdleQueue {
                           Handler<absl::StatusOr<Lease>> done) = 0;
   virtual void do_cancel(CancelParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
+  virtual void do_remove(RemoveParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;
   virtual void do_settle(SettleParams params, asio::any_io_executor home, Handler<absl::Status> done) = 0;

@@ -27,6 +27,7 @@ class FAASKIT_EXPORT IdleQueueWrapper : public IdleQueue {
   absl::StatusOr<FunctionHandle> resolve(std::string_view function) override {
     return target_->resolve(function);
   }
+  std::string_view name(FunctionHandle function) const override { return target_->name(function); }
   std::optional<Lease> try_acquire(const TryAcquireParams& params) override {
     return target_->try_acquire(params);
   }
@@ -55,6 +56,9 @@ class FAASKIT_EXPORT IdleQueueWrapper : public IdleQueue {
   }
   void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     target_->do_define(std::move(params), std::move(home), std::move(done));
+  }
+  void do_remove(RemoveParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    target_->do_remove(std::move(params), std::move(home), std::move(done));
   }
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     target_->do_claim(std::move(params), std::move(home), std::move(done));

@@ -26,6 +26,7 @@ enum class Operation : std::uint8_t {
   acquire,
   cancel,
   define,
+  remove,
   claim,
   offer,
   settle,
@@ -74,6 +75,7 @@ class FAASKIT_EXPORT FaultyIdleQueue final : public IdleQueueWrapper {
                   Handler<absl::StatusOr<Lease>> done) override;
   void do_cancel(CancelParams params, asio::any_io_executor home, Handler<absl::Status> done) override;
   void do_define(DefineParams params, asio::any_io_executor home, Handler<absl::Status> done) override;
+  void do_remove(RemoveParams params, asio::any_io_executor home, Handler<absl::Status> done) override;
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override;
   void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) override;
   void do_settle(SettleParams params, asio::any_io_executor home, Handler<absl::Status> done) override;

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <future>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -97,6 +98,14 @@ inline void acquiring(QueueStage& stage) {
     CHECK_FALSE(stage.queue->resolve("thumbnail-2").value() == stage.f);
     CHECK(absl::IsInvalidArgument(stage.queue->resolve("../etc").status()));
     CHECK(absl::IsInvalidArgument(stage.queue->resolve("").status()));
+  }
+  SECTION("a handle says its function's name, defined or not, and also after its removal") {
+    CHECK(stage.queue->name(stage.f) == "thumbnail");
+    CHECK(stage.queue->name(stage.queue->resolve("unheard-of").value()) == "unheard-of");
+    const std::string_view kept = stage.queue->name(stage.f);
+    REQUIRE(stage.remove().ok());
+    CHECK(stage.queue->name(stage.f) == "thumbnail");
+    CHECK(kept == "thumbnail");
   }
   SECTION("one sandbox, many callers: exactly one wins") {
     REQUIRE(stage.define(config(1, StartPolicy::wait_only)).ok());
@@ -995,6 +1004,276 @@ inline void deploying(QueueStage& stage) {
   }
 }
 
+inline void removing(QueueStage& stage) {
+  const FunctionHandle unheard = stage.queue->resolve("unheard-of").value();
+  REQUIRE(stage.define(config(4)).ok());
+  const SandboxId one = stage.sandbox(1);
+  const SandboxId two = stage.sandbox(2);
+  const auto redefine = [&](Version version, std::uint32_t max_sandboxes = 4) {
+    FunctionConfig next = config(max_sandboxes);
+    next.version = version;
+    return stage.define(next);
+  };
+
+  SECTION("a function that was never defined cannot be removed: kNotFound names it") {
+    stage.f = unheard;
+    const absl::Status answer = stage.remove();
+    CHECK(absl::IsNotFound(answer));
+    CHECK(says(answer, "unheard-of"));
+  }
+  SECTION("who waits for a removed function is answered kNotFound now, who comes later at once") {
+    auto first = stage.acquire(stage.call(1));
+    auto second = stage.acquire(stage.call(2));
+    stage.settle_down();
+    REQUIRE(stage.remove().ok());
+    for (auto* waiting : {&first, &second}) {
+      const Leasing answer = stage.answer(*waiting);
+      CHECK(absl::IsNotFound(answer.status()));
+      CHECK(says(answer.status(), "function thumbnail was removed"));
+    }
+    const Leasing later = stage.answer(stage.acquire(stage.call(3)));
+    CHECK(absl::IsNotFound(later.status()));
+    CHECK(says(later.status(), "function thumbnail was removed"));
+    CHECK(stage.remove().ok());
+  }
+  SECTION("the idle sandboxes of a removed function retire, and their hosts are told") {
+    stage.add_idle(1);
+    stage.add_idle(2, 0, QueueStage::kElsewhere);
+    REQUIRE(stage.remove().ok());
+    CHECK(stage.noticed(HostNotice::Kind::retire, one));
+    CHECK(stage.noticed(HostNotice::Kind::retire, stage.sandbox(2, QueueStage::kElsewhere)));
+    CHECK(stage.count(SandboxState::retiring) == 2);
+    CHECK_FALSE(stage.queue->try_acquire({.function = stage.f, .request = {QueueStage::kInvoker, 1}}));
+    stage.add_idle(3);
+    CHECK(stage.state(stage.sandbox(3)) == SandboxState::retiring);
+  }
+  SECTION("a running call of a removed function ends in peace, and its sandbox retires then") {
+    stage.add_idle(1);
+    stage.add_idle(2);
+    Lease by_invoker = stage.lease(stage.acquire(stage.call(1)));
+    Lease by_host = stage.lease(stage.acquire(stage.call(2)));
+    REQUIRE(stage.remove().ok());
+    CHECK(stage.count(SandboxState::leased) == 2);
+    const SandboxId returned = by_host.sandbox().id;
+    CHECK(stage.offer(stage.returned(by_host.sandbox(), by_host.token(), by_host.id(), 2)).ok());
+    CHECK(stage.state(returned) == SandboxState::retiring);
+    const SandboxId released = by_invoker.sandbox().id;
+    std::move(by_invoker).release();
+    CHECK(stage.noticed(HostNotice::Kind::retire, released));
+    CHECK(stage.noticed(HostNotice::Kind::retire, returned));
+    CHECK(stage.state(released) == SandboxState::retiring);
+  }
+  SECTION("a removed function's unclaimed starts are dropped; a claimed one's sandbox is told kAborted") {
+    auto first = stage.acquire(stage.call(1));
+    auto second = stage.acquire(stage.call(2));
+    const StartRequest claimed = stage.next_start();
+    const StartRequest unclaimed = stage.next_start();
+    REQUIRE(stage.claim(claimed.id, one).ok());
+    REQUIRE(stage.remove().ok());
+    CHECK(absl::IsNotFound(stage.claim(unclaimed.id, two)));
+    const absl::Status refused = stage.offer(stage.fresh(claimed, one));
+    CHECK(absl::IsAborted(refused));
+    CHECK(says(refused, "function thumbnail was removed"));
+    CHECK(stage.queue->stats(stage.f).starts_in_flight == 1);
+    CHECK(stage.gone(one).ok());
+    CHECK(stage.queue->stats(stage.f).starts_in_flight == 0);
+  }
+  SECTION("only a version larger than every earlier one makes a removed function live again") {
+    REQUIRE(redefine(3).ok());
+    REQUIRE(stage.remove().ok());
+    CHECK(absl::IsAborted(redefine(2)));
+    CHECK(absl::IsAborted(redefine(3)));
+    CHECK(absl::IsNotFound(stage.answer(stage.acquire(stage.call(1))).status()));
+    CHECK(redefine(4).ok());
+    stage.add_idle(1, 0, QueueStage::kHost, 4);
+    CHECK(stage.lease(stage.acquire(stage.call(2))).sandbox().version == 4);
+  }
+  SECTION("a removal that comes late leaves a larger version alone, and lets no smaller one back") {
+    REQUIRE(redefine(3).ok());
+    CHECK(stage.remove(2).ok());
+    stage.add_idle(1, 0, QueueStage::kHost, 3);
+    CHECK(stage.state(one) == SandboxState::idle);
+    CHECK(stage.remove(5).ok());
+    CHECK(stage.state(one) == SandboxState::retiring);
+    CHECK(absl::IsAborted(redefine(5)));
+    CHECK(redefine(6).ok());
+  }
+  SECTION("what is left of a removed function counts against the caps of its next version") {
+    stage.add_idle(1);
+    REQUIRE(stage.remove().ok());
+    REQUIRE(redefine(2, 1).ok());
+    auto waiting = stage.acquire(stage.call(1));
+    stage.settle_down();
+    CHECK(stage.starts.empty());
+    REQUIRE(stage.gone(one).ok());
+    const StartRequest start = stage.next_start();
+    CHECK(start.version == 2);
+    REQUIRE(stage.make(start, two).ok());
+    CHECK(stage.lease(waiting).sandbox().id == two);
+  }
+  SECTION("tickets go on after a removal: who comes back with one is before those who come new") {
+    auto early = stage.acquire(stage.call(1));
+    REQUIRE(stage.remove().ok());
+    CHECK(absl::IsNotFound(stage.answer(early).status()));
+    REQUIRE(redefine(2).ok());
+    stage.starts.clear();
+    auto fresh = stage.acquire(stage.call(2));
+    AcquireParams again = stage.call(1);
+    again.attempt = 2;
+    again.ticket = 1;
+    auto back = stage.acquire(again);
+    REQUIRE(stage.make(stage.next_start(), one).ok());
+    Lease lease = stage.lease(back);
+    CHECK(lease.id().request.sequence == 1);
+    CHECK_FALSE(fresh.ready());
+    REQUIRE(stage.make(stage.next_start(), two).ok());
+    CHECK(stage.lease(fresh).ticket() == 2);
+  }
+}
+
+inline void provisioning(QueueStage& stage) {
+  const auto keeping = [](std::uint32_t provisioned, std::uint32_t max_sandboxes = 4) {
+    FunctionConfig kept = config(max_sandboxes);
+    kept.provisioned = provisioned;
+    return kept;
+  };
+  // Whichever watch they came to.
+  const auto take = [&] {
+    stage.settle_down();
+    std::vector<StartRequest> all;
+    for (auto& [invoker, starts] : stage.starts) all.insert(all.end(), starts.begin(), starts.end());
+    stage.starts.clear();
+    return all;
+  };
+  const auto make = [&](const std::vector<StartRequest>& starts, std::uint64_t number) {
+    for (const StartRequest& start : starts) REQUIRE(stage.make(start, stage.sandbox(number++)).ok());
+  };
+
+  SECTION("no more can be provisioned than may exist: kInvalidArgument has both figures") {
+    const absl::Status wrong = stage.define(keeping(5, 4));
+    CHECK(absl::IsInvalidArgument(wrong));
+    CHECK(says(wrong, "provisioned 5"));
+    CHECK(says(wrong, "max_sandboxes 4"));
+  }
+  SECTION("what is provisioned is started though nobody waits, within max_starts") {
+    FunctionConfig two_at_once = keeping(3);
+    two_at_once.caps.max_starts = 2;
+    REQUIRE(stage.define(two_at_once).ok());
+    const std::vector<StartRequest> first = take();
+    REQUIRE(first.size() == 2);
+    make(first, 1);
+    const std::vector<StartRequest> rest = take();
+    REQUIRE(rest.size() == 1);
+    make(rest, 3);
+    CHECK(take().empty());
+    CHECK(stage.count(SandboxState::idle) == 3);
+    CHECK(stage.lease(stage.acquire(stage.call(1))).start() == StartKind::warm);
+  }
+  SECTION("a start that was provisioned serves who waits when it is ready, and that is cold") {
+    REQUIRE(stage.define(keeping(1)).ok());
+    const std::vector<StartRequest> kept = take();
+    REQUIRE(kept.size() == 1);
+    auto waiting = stage.acquire(stage.call(1));
+    CHECK(take().size() == 1);  // the same again, for the one who waits now
+    make(kept, 1);
+    Lease lease = stage.lease(waiting);
+    CHECK(lease.start() == StartKind::cold);
+    CHECK(stage.queue->stats(stage.f).starts_admitted == 1);
+  }
+  SECTION("one that was provisioned and is gone is made again; so is one that its host takes back") {
+    REQUIRE(stage.define(keeping(1)).ok());
+    make(take(), 1);
+    REQUIRE(stage.gone(stage.sandbox(1)).ok());
+    make(take(), 2);
+    REQUIRE(stage.withdraw(stage.sandbox(2)).ok());
+    make(take(), 3);
+    {
+      Lease dropped = stage.lease(stage.acquire(stage.call(1)));
+    }
+    CHECK(take().size() == 1);
+  }
+  SECTION("keep-alive and eviction leave what is provisioned: kFailedPrecondition has both figures") {
+    REQUIRE(stage.define(keeping(2)).ok());
+    make(take(), 1);
+    for (const WithdrawReason reason : {WithdrawReason::keep_alive, WithdrawReason::eviction}) {
+      const absl::Status kept = stage.withdraw(stage.sandbox(1), reason);
+      CHECK(absl::IsFailedPrecondition(kept));
+      CHECK(says(kept, "2 of thumbnail are live; provisioned is 2"));
+    }
+    stage.add_idle(3);
+    CHECK(stage.withdraw(stage.sandbox(3), WithdrawReason::keep_alive).ok());
+    CHECK(absl::IsFailedPrecondition(stage.withdraw(stage.sandbox(2), WithdrawReason::keep_alive)));
+    REQUIRE(stage.define(keeping(0)).ok());
+    CHECK(stage.withdraw(stage.sandbox(2), WithdrawReason::keep_alive).ok());
+    CHECK(stage.withdraw(stage.sandbox(1), WithdrawReason::eviction).ok());
+    CHECK(take().empty());
+  }
+  SECTION("after a redeploy the new version is provisioned, as what is old makes room") {
+    REQUIRE(stage.define(keeping(2, 2)).ok());
+    make(take(), 1);
+    FunctionConfig next = keeping(2, 2);
+    next.version = 2;
+    REQUIRE(stage.define(next).ok());
+    CHECK(take().empty());
+    for (std::uint64_t old = 1; old <= 2; ++old) {
+      REQUIRE(stage.gone(stage.sandbox(old)).ok());
+      const std::vector<StartRequest> starts = take();
+      REQUIRE(starts.size() == 1);
+      CHECK(starts[0].version == 2);
+      make(starts, 10 + old);
+    }
+    CHECK(stage.count(SandboxState::idle) == 2);
+  }
+  SECTION("provisioned starts that fail are tried again after their backoff, for ever, and nobody is told") {
+    REQUIRE(stage.define(keeping(1)).ok());
+    const FunctionConfig rules = keeping(1);
+    for (std::uint64_t i = 1; i <= rules.retry.budget + 3; ++i) {
+      const std::vector<StartRequest> starts = take();
+      REQUIRE(starts.size() == 1);
+      REQUIRE(stage.claim(starts[0].id, stage.sandbox(i)).ok());
+      REQUIRE(stage.start_failed(starts[0].id, stage.sandbox(i), absl::UnavailableError("exit 1")).ok());
+      CHECK(take().empty());
+      stage.advance(rules.retry.max_backoff);
+    }
+    make(take(), 100);
+    CHECK(stage.count(SandboxState::idle) == 1);
+  }
+  SECTION("a provisioned start that nobody claims is carried again, to a watch that is there") {
+    REQUIRE(stage.define(keeping(1)).ok());
+    const std::vector<StartRequest> lost = take();
+    REQUIRE(lost.size() == 1);
+    stage.watches.erase(stage.watches.begin());  // of the first invoker
+    stage.advance(seconds(1));
+    std::vector<StartRequest> again = take();
+    REQUIRE(again.size() == 1);
+    CHECK(again[0].id == lost[0].id);
+    stage.advance(seconds(1));
+    again = take();
+    REQUIRE(again.size() == 1);
+    make(again, 1);
+    stage.advance(seconds(3));
+    CHECK(take().empty());
+  }
+  SECTION("what is surplus to waiters but provisioned is not dropped when it is claimed") {
+    FunctionConfig kept = keeping(1);
+    kept.surplus = SurplusStarts::cancel_queued;
+    REQUIRE(stage.define(kept).ok());
+    make(take(), 1);
+    CHECK(stage.count(SandboxState::idle) == 1);
+  }
+  SECTION("a removed function has nothing provisioned, and has it again when it is defined again") {
+    REQUIRE(stage.define(keeping(1)).ok());
+    CHECK(take().size() == 1);
+    REQUIRE(stage.remove().ok());
+    stage.advance(seconds(5));
+    CHECK(take().empty());
+    FunctionConfig next = keeping(1);
+    next.version = 2;
+    REQUIRE(stage.define(next).ok());
+    CHECK(take().size() == 1);
+  }
+}
+
 inline void hosting(QueueStage& stage) {
   REQUIRE(stage.define(config()).ok());
   const SandboxId one = stage.sandbox(1);
@@ -1417,6 +1696,8 @@ inline void check_idle_queue_contract(const MakeIdleQueue& make) {
   SECTION("cancelling") { on_stage(contract::cancelling); }
   SECTION("restarting") { on_stage(contract::restarting); }
   SECTION("deploying") { on_stage(contract::deploying); }
+  SECTION("removing") { on_stage(contract::removing); }
+  SECTION("provisioning") { on_stage(contract::provisioning); }
   SECTION("hosting") { on_stage(contract::hosting); }
   SECTION("keeping going") { on_stage(contract::keeping_going); }
   SECTION("threads") { contract::hammering(make); }

@@ -181,6 +181,10 @@ class QueueStage {
     return answer(ask<absl::Status>(
         [&](auto handler) { queue->async_define({.function = f, .config = config}, std::move(handler)); }));
   }
+  absl::Status remove(std::optional<Version> up_to = {}) {
+    return answer(ask<absl::Status>(
+        [&](auto handler) { queue->async_remove({.function = f, .up_to = up_to}, std::move(handler)); }));
+  }
   Answer<absl::StatusOr<RepairReport>> repair(InvokerId invoker) {
     return ask<absl::StatusOr<RepairReport>>(
         [&](auto handler) { queue->async_repair({.invoker = invoker}, std::move(handler)); });
@@ -249,9 +253,10 @@ class QueueStage {
                                 std::move(handler));
     }));
   }
-  absl::Status withdraw(const SandboxId& id) {
-    return answer(ask<absl::Status>(
-        [&](auto handler) { queue->async_withdraw({.function = f, .sandbox = id}, std::move(handler)); }));
+  absl::Status withdraw(const SandboxId& id, WithdrawReason reason = WithdrawReason::host) {
+    return answer(ask<absl::Status>([&](auto handler) {
+      queue->async_withdraw({.function = f, .sandbox = id, .reason = reason}, std::move(handler));
+    }));
   }
   absl::Status gone(const SandboxId& id) {
     return answer(ask<absl::Status>([&](auto handler) {
