@@ -12,7 +12,7 @@ import time
 HEADER = struct.Struct("<4sBBHQII")
 HELLO, CALL, REPLY_HEAD, BODY, END, CREDIT, CANCEL, LOG, DRAIN, PING, RESUMED, SPECIALISE = range(1, 13)
 SKIP, PONG = 1, 2
-PATIENCE = 20  # seconds, for anything
+PATIENCE = 60  # seconds, for anything; a machine may be busy with others
 
 
 class Failure(Exception):
