@@ -13,8 +13,10 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -82,6 +84,13 @@ class Logs final : public LogSink {
     std::lock_guard lock(mutex_);
     text_ += record.bytes;
     lost_ += record.lost_bytes;
+    by_request_[record.request] += record.bytes;
+  }
+  // What was written during `request`; of none: what is the sandboxes' own.
+  std::string of(const RequestId& request) const {
+    std::lock_guard lock(mutex_);
+    auto known = by_request_.find(request);
+    return known == by_request_.end() ? "" : known->second;
   }
   std::string text() const {
     std::lock_guard lock(mutex_);
@@ -103,6 +112,30 @@ class Logs final : public LogSink {
   mutable std::mutex mutex_;
   std::string text_;
   std::uint64_t lost_ = 0;
+  std::map<RequestId, std::string> by_request_;
+};
+
+class Records final : public RecordSink {
+ public:
+  void write(const ExecutionRecord& record) override {
+    std::lock_guard lock(mutex_);
+    records_.push_back(record);
+  }
+  std::vector<ExecutionRecord> all() const {
+    std::lock_guard lock(mutex_);
+    return records_;
+  }
+  // Of one request; nullopt: not written yet.
+  std::optional<ExecutionRecord> of(const RequestId& request) const {
+    for (ExecutionRecord& record : all()) {
+      if (record.request == request) return std::move(record);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<ExecutionRecord> records_;
 };
 
 // True as soon as `what` is; false after the deadline.
@@ -140,6 +173,7 @@ struct Stage {
     need_root();
     options.events = events;
     options.logs = logs;
+    options.records = records;
     auto made = local::make_platform(std::move(options));
     if (!made.ok() && absl::IsFailedPrecondition(made.status())) FAASKIT_SKIP(made.status().ToString());
     REQUIRE(made.status().ToString() == "OK");
@@ -182,6 +216,7 @@ struct Stage {
   int files = 0;
   std::shared_ptr<Events> events = std::make_shared<Events>();
   std::shared_ptr<Logs> logs = std::make_shared<Logs>();
+  std::shared_ptr<Records> records = std::make_shared<Records>();
   std::unique_ptr<local::Platform> platform;
 };
 

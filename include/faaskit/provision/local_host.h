@@ -54,7 +54,8 @@ struct LocalHostOptions {
   std::size_t log_tail_bytes = 4096;
   // Passed to the LogSink per invocation; more is counted and dropped.
   std::size_t max_log_bytes = 256 << 10;
-  // Measures the peak memory of every call; a few microseconds each.
+  // Measures the peak memory of every call, at the price of a write before it and a read after it: some ten
+  // microseconds.
   bool measure_memory = true;
   // How often the host tells the queue what it holds.
   std::chrono::milliseconds announce_period = std::chrono::seconds(5);
@@ -118,11 +119,12 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
 
   // Makes a function version known; later starts of it use this spec. The caller then defines it in the
   // queue. kInvalidArgument, kNotFound, kFailedPrecondition: what is wrong with the spec, or what it demands
-  // and this machine does not provide. A start of a version unknown here is not made; an event says so.
+  // and this machine does not provide; or what the CodeStore says of its code, which is opened for the check:
+  // this may block. A start of a version unknown here is not made; an event says so.
   virtual absl::Status deploy(HostedFunction function) = 0;
 
-  // Forgets a function: no start of it is made any more. Idle sandboxes are ended by the queue's removal.
-  // OK if it is not known.
+  // Forgets a function: no start of it is made any more, those that wait here are dropped. Idle sandboxes are
+  // ended by the queue's removal. OK if it is not known.
   virtual absl::Status remove(std::string_view function) = 0;
 
   virtual std::vector<SandboxView> sandboxes() const = 0;
