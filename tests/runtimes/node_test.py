@@ -198,6 +198,20 @@ def a_generator_is_closed_with_its_channel(command):
         equal(s.log(), b"closed\n")
 
 
+def a_buffer_may_be_used_again(command):
+    """What a function yielded is sent as it was, even if it waited to be written."""
+    code = """
+const block = Buffer.alloc(65536);
+exports.f = async function* () {
+  for (let i = 0; i < 16; ++i) yield block.fill(i);
+  require('fs').writeSync(2, 'all made\\n');
+};"""
+    with Sandbox(command, {"index.js": code}, "index:f") as s:
+        s.begin(f14=1)
+        check(select.select([s.log_read], [], [], PATIENCE)[0], "they are never made")
+        equal(s.answer().payload, b"".join(bytes([i]) * 65536 for i in range(16)))
+
+
 def crumbs_are_joined_in_the_end(command):
     with Sandbox(command, *parts("crumbs")) as s:
         answer = s.ok(f14=1)
