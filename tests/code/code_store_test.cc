@@ -354,7 +354,7 @@ TEST_CASE("the store unpacks as nobody, and what it made is its own", "[code][st
   std::atomic<bool> done = false;
   absl::StatusOr<CodeId> id = absl::UnknownError("");
   Tar tar;
-  for (int i = 0; i < 10000; ++i) tar.file("f" + std::to_string(i), "");
+  for (int i = 0; i < 3000; ++i) tar.file("f" + std::to_string(i), "");
   const std::string bytes = tar.bytes();
   std::thread thread([&] {
     id = stage.admit(bytes);
