@@ -26,8 +26,7 @@ std::string dies(Stage&, Sandbox& sandbox, const std::string& code) {
   return "blocked: " + sandbox.wait();
 }
 
-std::string dies_of_memory(Stage& stage, Sandbox& sandbox, const std::string& code) {
-  if (std::string(stage.freezer->limits_source()).find("memory: missing") != std::string::npos) return "";
+std::string dies_of_memory(Stage&, Sandbox& sandbox, const std::string& code) {
   if (sandbox.call(code).status.ok()) return "it worked";
   const std::string how = sandbox.wait();
   return "limited: " + how + (sandbox.seat().usage().oom_killed ? ", out of memory" : "");
@@ -195,6 +194,13 @@ std::vector<Escape> make() {
       // What is not hidden
       row("learn the machine's load and memory", "open('/proc/meminfo').read(); return 'it worked'",
           "it worked", open_because("/proc/meminfo, loadavg, cpuinfo are the machine's")),
+      row("watch which programs others start (inotify)",
+          "fd = libc.inotify_init()\nif fd < 0 or libc.inotify_add_watch(fd, b'/usr/bin', 0x20) < 0: "
+          "raise OSError(ctypes.get_errno(), '')",
+          "it worked", open_because("/usr is the host's own, not a copy")),
+      row("lock files of /usr",
+          "import fcntl\nfcntl.flock(open('/usr/bin/env', 'rb'), fcntl.LOCK_EX | fcntl.LOCK_NB)", "it worked",
+          open_because("advisory, and it takes no right to write")),
       row("learn the path of its code on the host",
           "return 'it worked' if '/code' in "
           "[l.split()[4] for l in open('/proc/self/mountinfo')] else 'blocked: hidden'",
@@ -202,11 +208,16 @@ std::vector<Escape> make() {
   };
   for (Escape& escape : rows) {
     if (escape.what == "calls of a 32-bit program") escape.outside = dies;
-    if (escape.what == "take all memory") escape.outside = dies_of_memory;
+    if (escape.what == "fork without end") escape.needs = "pids";
+    if (escape.what == "take all memory") {
+      escape.needs = "memory";
+      escape.outside = dies_of_memory;
+    }
     if (escape.what == "leave a process behind") escape.outside = leaves_nothing;
     if (escape.what == "the same with a loopback of its own")
       escape.prepare = [](FunctionSpec& spec) { spec.network = Network::loopback; };
     if (escape.what == "take all CPU time") {
+      escape.needs = "cpu";
       escape.prepare = [](FunctionSpec& spec) { spec.limits.cpu_max_milli = 100; };
       escape.outside = [](Stage&, Sandbox& sandbox, const std::string& code) {
         const auto used = [&] {

@@ -34,6 +34,9 @@ struct Escape {
   std::string evidence;
   // By column; nullopt: no sandboxes are made there.
   std::optional<Verdict> expected[kColumns];
+  // Of memory, pids and cpu, the limit that stops it; where no controller enforces that, the row says
+  // nothing.
+  std::string needs{};
   // Further conditions of the sandbox, and what is true outside afterwards; it may replace the evidence.
   std::function<void(FunctionSpec&)> prepare = nullptr;
   std::function<std::string(Stage&, Sandbox&, const std::string& code)> outside = nullptr;

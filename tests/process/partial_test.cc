@@ -74,6 +74,8 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
   become.channel = channel.get();
   become.output = written.get();
   become.id = uid;
+  const std::vector<sock_filter> filter = write_filter(sandbox_policy());
+  become.filter = &filter;
   become.argv = {"/bin/cat", "/proc/self/status"};
   for (const absl::Status& status :
        {parked(park).run(control.get(), 5s), furnished(furnish).run(control.get(), 5s),
@@ -91,7 +93,7 @@ TEST_CASE("without a user namespace a sandbox still gives up everything", "[proc
        {"Uid:\t" + id + "\t" + id + "\t" + id + "\t" + id, "Gid:\t" + id + "\t" + id + "\t" + id + "\t" + id,
         std::string("Groups:\t \n"), std::string("CapPrm:\t0000000000000000"),
         std::string("CapEff:\t0000000000000000"), std::string("CapBnd:\t0000000000000000"),
-        std::string("CapAmb:\t0000000000000000"), std::string("NoNewPrivs:\t1")})
+        std::string("CapAmb:\t0000000000000000"), std::string("NoNewPrivs:\t1"), std::string("Seccomp:\t2")})
     CHECK_THAT(said, ContainsSubstring(line));
 }
 

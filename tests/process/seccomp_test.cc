@@ -183,6 +183,29 @@ result = done
 )") == "[1, 3, 0, b'x', [1, 2], 4096]");
 }
 
+TEST_CASE("the kernel answers as the filter says, for every number it refuses", "[process][seccomp]") {
+  Stage stage;
+  auto sandbox = stage.sandbox();
+  const std::vector<sock_filter> filter = write_filter(sandbox_policy());
+  std::string asked, expected;
+  for (std::uint32_t number = 0; number < 1000; ++number) {
+    const std::uint32_t verdict = interpret(filter, call(number));
+    if ((verdict & SECCOMP_RET_ACTION_FULL) != SECCOMP_RET_ERRNO) continue;
+#if defined(__x86_64__)
+    // uretprobe and uprobe, which newer kernels pass by every filter: they end who makes them from anywhere
+    // but a probe.
+    if (number == 335 || number == 336) continue;
+#endif
+    asked += std::to_string(number) + ",";
+    expected += (expected.empty() ? "" : ", ") + std::to_string(verdict & SECCOMP_RET_DATA);
+  }
+  CHECK(sandbox->ask("import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nresult = []\n"
+                     "for n in (" +
+                     asked +
+                     "):\n  result.append(ctypes.get_errno() if libc.syscall(n, 0, 0, 0, 0, 0, 0) == -1 "
+                     "else 'done')\n") == "[" + expected + "]");
+}
+
 TEST_CASE("a call in the words of another architecture ends the sandbox", "[process][seccomp]") {
 #if defined(__x86_64__)
   Stage stage;
