@@ -397,7 +397,8 @@ void HostedSandbox::expire() {
     if (!machine_.ending()) set(Alarm::expire, due);
     return;
   }
-  WithdrawParams params{.function = function_->handle, .sandbox = sandbox().id};
+  WithdrawParams params{
+      .function = function_->handle, .sandbox = sandbox().id, .reason = WithdrawReason::keep_alive};
   context_->parts.idle->async_withdraw(
       params, asio::bind_executor(shard_.executor, [weak = weak_from_this(), now](absl::Status status) {
         auto self = weak.lock();

@@ -398,7 +398,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     victim->evicted = true;
     victim->kept_at = victim->published().generation;
     starts_.evicting(start.function);
-    WithdrawParams params{.function = victim->function().handle, .sandbox = victim->sandbox().id};
+    WithdrawParams params{.function = victim->function().handle,
+                          .sandbox = victim->sandbox().id,
+                          .reason = WithdrawReason::eviction};
     parts.idle->async_withdraw(
         params, asio::bind_executor(control(), [self = shared_from_this(), victim,
                                                 function = start.function](absl::Status status) {
