@@ -111,7 +111,7 @@ TEST_CASE("a blocked disk holds up nobody; losses are counted, and said when it 
   CHECK(stats.queued_bytes <= 1 << 20);
   CHECK(stats.lost_bytes > 1'000'000);
   // One that floods leaves room for others.
-  sink->write(log("quiet", 2, "heard\n"));
+  sink->write(log("quiet", 2, std::string(100'000, 'y') + "\n" + "heard\n"));
   CHECK(sink->stats().lost_bytes == stats.lost_bytes);
   const absl::Status late = sink->flush(1ms);
   CHECK(late.code() == StatusCode::kDeadlineExceeded);
@@ -122,7 +122,7 @@ TEST_CASE("a blocked disk holds up nobody; losses are counted, and said when it 
   CHECK_THAT(loud,
              ContainsSubstring(" - - ! [" + std::to_string(stats.lost_bytes) + " bytes lost: the disk"));
   const auto lines = lines_of(loud);
-  CHECK(sink->stats().written_bytes == written + 6 - stats.lost_bytes);
+  CHECK(sink->stats().written_bytes == written + 100'007 - stats.lost_bytes);
   CHECK(lines.size() == 2 + (written - stats.lost_bytes - 6) / 1000);
 }
 
@@ -280,6 +280,13 @@ TEST_CASE("a wait on the executor's only thread writes by itself", "[sinks][logs
   sink->write(log("f", 1, "y\n"));
   loop.run();
   CHECK(lines_of(text_of(folder.path() + "/f.log")).size() == 2);
+  // More than one job's worth.
+  for (int i = 0; i < 8; ++i)
+    sink->write(log("g", 1, std::string(100, 'z') + "\n" + std::string(100'000, 'z')));
+  loop.restart();
+  loop.run();
+  CHECK(sink->stats().queued_bytes == 0);
+  CHECK(sink->stats().written_bytes == 4 + 8 * 100'101);
 }
 
 TEST_CASE("closed, it writes what it has and takes nothing more; destroyed, it does not wait",
