@@ -178,6 +178,38 @@ TEST_CASE("an expiry that could not be told is told again a second later", "[pro
   CHECK(stage.host->sandboxes().empty());
 }
 
+// Somebody pays for the sandboxes that are to be there; neither time nor a neighbour may take them.
+TEST_CASE("what is provisioned is made without a call, and outlives its keep-alive and a full host",
+          "[provision][host]") {
+  HostStage stage({.limits = {.max_sandboxes = 1}});
+  stage.deploy("kept", 1min);
+  stage.deploy("other");
+  const auto provision = [&](std::uint32_t sandboxes) {
+    FunctionConfig config;
+    config.provisioned = sandboxes;
+    stage.idle->async_define({.function = stage.idle->resolve("kept").value(), .config = config},
+                             [](absl::Status) {});
+    stage.run();
+  };
+  provision(1);
+  stage.pass(100ms);
+  REQUIRE(stage.host->sandboxes().size() == 1);
+  const SandboxId kept = stage.host->sandboxes()[0].id;
+  stage.call("other");
+  stage.pass(200ms);
+  stage.advance(1min);
+  stage.pass(100ms);
+  REQUIRE(stage.host->sandboxes().size() == 1);
+  CHECK(stage.host->sandboxes()[0].id == kept);
+  REQUIRE(stage.results.size() == 1);  // nothing came for the other function
+  CHECK_FALSE(stage.results[0].ok());
+
+  provision(0);
+  stage.advance(1min);
+  stage.pass(100ms);
+  CHECK(stage.stats("kept").idle == 0);
+}
+
 TEST_CASE("limits that are not enforced are no process isolation", "[provision][host]") {
   HostStage stage;
   stage.script.missing_limits = "memory, pids";
