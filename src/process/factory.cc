@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -102,6 +103,7 @@ class ProcessFactory final : public SandboxFactory {
     if (const std::string privileges = missing_privileges(); !privileges.empty())
       return open_unprivileged(std::move(kind), privileges);
     offer_.isolation = offer_.missing.empty() ? Isolation::process : Isolation::partial;
+    offer_.loopback = has_capability(CAP_NET_ADMIN);
     offer_.host_network = options_.allow_host_network;
     if (offer_.host_network) {
       host_network_.reset(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));

@@ -87,21 +87,22 @@ std::string real_program(const std::string& path) {
   return is_elf(real) && ::access(real.c_str(), X_OK) == 0 ? real : "";
 }
 
-std::string missing_privileges() {
-  if (::geteuid() != 0) return "root";
+bool has_capability(int number) {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2] = {};
-  if (::syscall(SYS_capget, &header, data) != 0) return "capabilities";
+  return ::syscall(SYS_capget, &header, data) == 0 && (data[number / 32].effective >> (number % 32) & 1) != 0;
+}
+
+std::string missing_privileges() {
+  if (::geteuid() != 0) return "root";
   const std::pair<int, const char*> needed[] = {{CAP_CHOWN, "CAP_CHOWN"},
                                                 {CAP_SETGID, "CAP_SETGID"},
                                                 {CAP_SETUID, "CAP_SETUID"},
                                                 {CAP_SETPCAP, "CAP_SETPCAP"},
                                                 {CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
   std::string missing;
-  for (const auto& [number, name] : needed) {
-    if ((data[number / 32].effective >> (number % 32) & 1) == 0)
-      absl::StrAppend(&missing, missing.empty() ? "" : ", ", name);
-  }
+  for (const auto& [number, name] : needed)
+    if (!has_capability(number)) absl::StrAppend(&missing, missing.empty() ? "" : ", ", name);
   return missing;
 }
 

@@ -28,6 +28,8 @@ struct Namespaces {
 Namespaces available_namespaces(const std::string& known = "/proc/self/ns",
                                 const std::string& limits = "/proc/sys/user");
 
+// Whether this process has CAP_... now.
+bool has_capability(int number);
 // What a sandbox takes privileges for; empty: we have them all.
 std::string missing_privileges();
 

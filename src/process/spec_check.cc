@@ -145,6 +145,9 @@ absl::Status check_spec(const FunctionSpec& spec, const std::string& code_path, 
   if (spec.network == Network::host && !offer.host_network)
     return absl::FailedPreconditionError(
         absl::StrCat(who, "network is host, and allow_host_network is off here"));
+  if (spec.network == Network::loopback && !offer.loopback)
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, "network is loopback, and this host cannot bring one up: CAP_NET_ADMIN"));
   if (absl::Status status = check_limits(spec.limits, who); !status.ok()) return status;
   return check_environment(spec, who);
 }

@@ -18,6 +18,7 @@ struct Offer {
   // Interpreters, as real files; empty: not here.
   std::string python;
   std::string node;
+  bool loopback = false;      // one can be brought up
   bool host_network = false;  // functions may have it
 };
 

@@ -16,7 +16,14 @@ Escape row(std::string what, std::string body, std::string evidence, Verdict roo
   escape.what = std::move(what);
   escape.body = std::move(body);
   escape.evidence = std::move(evidence);
-  escape.expected[kRootHost] = std::move(root);
+  escape.expected[kRootHost] = root;
+  escape.expected[kOrdinaryHost] = std::move(root);
+  return escape;
+}
+
+// Where the host is an ordinary user it comes to something else.
+Escape unless_ordinary(Verdict ordinary, Escape escape) {
+  escape.expected[kOrdinaryHost] = std::move(ordinary);
   return escape;
 }
 
@@ -26,7 +33,17 @@ std::string dies(Stage&, Sandbox& sandbox, const std::string& code) {
   return "blocked: " + sandbox.wait();
 }
 
-std::string dies_of_memory(Stage&, Sandbox& sandbox, const std::string& code) {
+std::string dies_of_memory(Stage& stage, Sandbox& sandbox, const std::string& code) {
+  if (stage.ordinary_user)
+    return sandbox.ask(
+        "import os\nready, done = os.pipe(), os.pipe()\n"
+        "if os.fork() == 0:\n  block = bytearray(200 << 20)\n  os.write(ready[1], b'x')\n  os.read(done[0], "
+        "1)\n"
+        "  os._exit(0)\n"
+        "os.close(ready[1])\n"
+        "block = bytearray(200 << 20)\n"
+        "result = 'it worked' if os.read(ready[0], 1) else 'limited: for all together'\nos.write(done[1], "
+        "b'x')");
   if (sandbox.call(code).status.ok()) return "it worked";
   const std::string how = sandbox.wait();
   return "limited: " + how + (sandbox.seat().usage().oom_killed ? ", out of memory" : "");
@@ -123,6 +140,13 @@ std::vector<Escape> make() {
       row("make one with clone", "call(SYS_clone, 0x10000011, 0, 0, 0, 0)", "EPERM"),
       row("make one with clone3", "call(SYS_clone3, (ctypes.c_uint64 * 11)(0x10000000), 88)", "ENOSYS"),
       row("enter another namespace", "call(SYS_setns, os.open('/proc/self/ns/net', 0), 0)", "EPERM"),
+      unless_ordinary(
+          open_because("to the kernel it is its host's own user"),
+          row("be taken for the host's user", "return 'it worked'", "blocked: a uid of its own|it worked")),
+      unless_ordinary(
+          open_because("groups cannot be dropped, and count as nobody's"),
+          row("keep the host's groups", "return 'it worked' if os.getgroups() else 'blocked: none'",
+              "blocked: none|it worked")),
       row("raise its priority", "os.nice(-5)", "EPERM"),
       row("raise its limits",
           "import resource\ntry: resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))\n"
@@ -173,24 +197,30 @@ std::vector<Escape> make() {
           "import time\nif os.fork() == 0:\n  os.setsid()\n  while True: time.sleep(1000)\nreturn 'limited: "
           "left'",
           "blocked: it died with its sandbox"),
-      row("take all memory", "block = bytearray(1 << 30)", "limited: killed by signal 9, out of memory",
-          limited("by limits.memory_bytes: it alone is killed, and the caller is told why")),
+      unless_ordinary(open_because("limits.memory_bytes holds for each process, not for all together"),
+                      row("take all memory", "block = bytearray(1 << 30)",
+                          "limited: killed by signal 9, out of memory|it worked",
+                          limited("by limits.memory_bytes: it alone is killed, and the caller is told why"))),
       row("fill /tmp",
           "import errno as e\nwritten = 0\nwith open('/tmp/big', 'wb', 0) as f:\n  try:\n"
           "    while written < 256: f.write(bytes(1 << 20)); written += 1\n"
           "  except OSError as error:\n    if error.errno != e.ENOSPC: raise\n"
           "    return f'limited: {written} MiB'",
-          "limited: 64 MiB", limited("by tmp_bytes, and counted as memory")),
+          "limited: 64 MiB", limited("by tmp_bytes")),
       row("use up descriptors",
           "kept = []\ntry:\n  while True: kept.append(os.open('/dev/null', 0))\n"
           "except OSError as error:\n  if error.errno != 24: raise\n"
           "  for fd in kept: os.close(fd)\n  return 'limited: EMFILE' if len(kept) <= 1024 else 'open'",
           "limited: EMFILE", limited("by open_files")),
-      row("take all CPU time",
-          "import time\nend = time.monotonic() + 0.6\nwhile time.monotonic() < end: pass\n"
-          "return f'limited: {time.process_time() < 100}'",
-          "limited: throttled", limited("by limits.cpu_weight, and limits.cpu_max_milli if given")),
-      row("use cycles while it is frozen", "return 'limited: it was awake'", "blocked: it did not run"),
+      unless_ordinary(open_because("there is no group to bound"),
+                      row("take all CPU time",
+                          "import time\nend = time.monotonic() + 0.6\nwhile time.monotonic() < end: pass\n"
+                          "return f'limited: {time.process_time() < 100}'",
+                          "limited: throttled|it worked",
+                          limited("by limits.cpu_weight, and limits.cpu_max_milli if given"))),
+      unless_ordinary(open_because("stop signals reach its first process only"),
+                      row("use cycles while it is frozen", "return 'limited: it was awake'",
+                          "blocked: it did not run|it worked")),
       // What is not hidden
       row("learn the machine's load and memory", "open('/proc/meminfo').read(); return 'it worked'",
           "it worked", open_because("/proc/meminfo, loadavg, cpuinfo are the machine's")),
@@ -213,13 +243,25 @@ std::vector<Escape> make() {
       escape.needs = "memory";
       escape.outside = dies_of_memory;
     }
+    if (escape.what == "be taken for the host's user") {
+      escape.outside = [](Stage&, Sandbox& sandbox, const std::string&) {
+        struct stat info{};
+        // A process is owned by the user it acts as.
+        if (::stat(("/proc/" + std::to_string(sandbox.pid())).c_str(), &info) != 0)
+          return std::string("gone");
+        return std::string(info.st_uid == ::geteuid() || info.st_uid == 0 ? "it worked"
+                                                                          : "blocked: a uid of its own");
+      };
+    }
     if (escape.what == "leave a process behind") escape.outside = leaves_nothing;
     if (escape.what == "the same with a loopback of its own")
       escape.prepare = [](FunctionSpec& spec) { spec.network = Network::loopback; };
     if (escape.what == "take all CPU time") {
       escape.needs = "cpu";
       escape.prepare = [](FunctionSpec& spec) { spec.limits.cpu_max_milli = 100; };
-      escape.outside = [](Stage&, Sandbox& sandbox, const std::string& code) {
+      escape.outside = [](Stage& stage, Sandbox& sandbox, const std::string& code) {
+        if (stage.ordinary_user)
+          return sandbox.ask("import time\nwhile time.process_time() < 0.4: pass\nresult = 'it worked'");
         const auto used = [&] {
           std::istringstream words(text_of("/proc/" + std::to_string(sandbox.pid()) + "/schedstat"));
           std::uint64_t nanoseconds = 0;
@@ -234,15 +276,19 @@ std::vector<Escape> make() {
       };
     }
     if (escape.what == "use cycles while it is frozen")
-      escape.outside = [](Stage&, Sandbox& sandbox, const std::string&) {
-        sandbox.ask(
-            "import threading\ndef spin():\n  while True: pass\n"
-            "threading.Thread(target=spin, daemon=True).start()\nresult = 1");
+      escape.outside = [](Stage& stage, Sandbox& sandbox, const std::string&) {
+        sandbox.ask(stage.ordinary_user ? "import os\nif os.fork() == 0:\n  while True: pass\nresult = 1"
+                                        : "import threading\ndef spin():\n  while True: pass\n"
+                                          "threading.Thread(target=spin, daemon=True).start()\nresult = 1");
+        std::string spinner = std::to_string(sandbox.pid());
+        if (stage.ordinary_user) {
+          std::istringstream list(text_of("/proc/" + spinner + "/task/" + spinner + "/children"));
+          list >> spinner;
+        }
         // CPU time of all its threads.
         const auto used = [&] {
           std::uint64_t all = 0;
-          for (const auto& task :
-               std::filesystem::directory_iterator("/proc/" + std::to_string(sandbox.pid()) + "/task")) {
+          for (const auto& task : std::filesystem::directory_iterator("/proc/" + spinner + "/task")) {
             std::istringstream words(text_of(task.path().string() + "/schedstat"));
             std::uint64_t nanoseconds = 0;
             words >> nanoseconds;
@@ -256,8 +302,8 @@ std::vector<Escape> make() {
         if (!eventually([&] { return sandbox.seat().frozen() == std::optional<bool>(true); }))
           return std::string("it did not freeze");
         const std::uint64_t before = used();
-        for (int i = 0; i < 2000; ++i) ::sched_yield();
-        return std::string(used() == before ? "blocked: it did not run" : "it worked");
+        const bool ran = eventually([&] { return used() != before; }, 100ms);
+        return std::string(ran ? "it worked" : "blocked: it did not run");
       };
   }
   return rows;

@@ -11,6 +11,7 @@
 
 #include "process/machine.h"
 #include "process/setup.h"
+#include "process/spec_check.h"
 
 namespace faaskit::process {
 namespace {
@@ -33,6 +34,23 @@ TEST_CASE("namespaces that are unknown or limited to none are missing, by name",
   CHECK_FALSE(some.user);
   CHECK((some.at_birth & CLONE_NEWNET) == 0);
   CHECK((some.at_birth & CLONE_NEWNS) != 0);
+}
+
+TEST_CASE("a loopback that cannot be brought up is refused by name", "[process]") {
+  Folders folders;
+  FunctionSpec spec;
+  spec.name = "probe";
+  spec.handler = "probe:handler";
+  spec.network = Network::loopback;
+  Offer offer;
+  offer.isolation = Isolation::process;
+  offer.python = "/usr/bin/python3";
+  struct stat code{};
+  const absl::Status refused = check_spec(spec, folders.code(), offer, code);
+  CHECK(absl::IsFailedPrecondition(refused));
+  CHECK_THAT(std::string(refused.message()), ContainsSubstring("CAP_NET_ADMIN"));
+  offer.loopback = true;
+  CHECK(check_spec(spec, folders.code(), offer, code).ok());
 }
 
 // The steps of the factory on a machine without user namespaces.

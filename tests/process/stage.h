@@ -208,7 +208,8 @@ inline constexpr uid_t kOrdinaryUser = 64123;
 inline void become_ordinary(const Folders& folders) {
   for (const std::string& folder : {folders.root(), folders.code(), folders.run()})
     REQUIRE(::chown(folder.c_str(), kOrdinaryUser, kOrdinaryUser) == 0);
-  REQUIRE(::setgroups(0, nullptr) == 0);
+  const gid_t another = kOrdinaryUser + 1;
+  REQUIRE(::setgroups(1, &another) == 0);
   REQUIRE(::setresgid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
   REQUIRE(::setresuid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
   // As any program that such a user starts.
@@ -218,6 +219,7 @@ inline void become_ordinary(const Folders& folders) {
 struct Stage {
   explicit Stage(StageOptions options = {}) {
     if (::geteuid() != 0) FAASKIT_SKIP("needs root");
+    ordinary_user = options.ordinary_user;
     options.factory.runtime_dir = folders.run();
     if (options.ordinary_user) {
       become_ordinary(folders);
@@ -268,6 +270,7 @@ struct Stage {
   }
 
   Folders folders;
+  bool ordinary_user = false;
   std::unique_ptr<Freezer> freezer;
   std::unique_ptr<SandboxFactory> factory;
   FunctionSpec spec;
