@@ -358,7 +358,9 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
                                                          last ? asio::buffer(after) : asio::const_buffer()};
       first = false;
       deadline_ = Clock::now() + lane_.timeouts_.write;
-      auto [error, size] = co_await asio::async_write(socket_, buffers, kTuple);
+      // Asio's own condition stops at 64 KiB, and would send what frames a part by itself.
+      const auto all = [](const error_code& error, std::size_t) { return error ? 0 : 2 * kWriteBytes; };
+      auto [error, size] = co_await asio::async_write(socket_, buffers, all, kTuple);
       (void)size;
       deadline_ = Clock::time_point::max();
       if (error) {

@@ -7,13 +7,17 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include <absl/strings/str_cat.h>
 
 namespace mini {
 namespace {
+
+constexpr auto kLockPatience = std::chrono::seconds(3);
 
 absl::Status failed(const std::string& what) {
   const int error = errno;

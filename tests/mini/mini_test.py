@@ -628,7 +628,7 @@ def killed(serve, root):
 
 def terminated(serve, root):
     """SIGTERM under load: every call is answered, by its function or with 503; nothing is left."""
-    for delay in (0.3, 1.0):
+    for delay in (0.3, 1.5):
         server = serve("--grace", "10000")
         server.deploy("f", python("import time\ndef handler(p, c):\n    time.sleep(0.05)\n    return p\n",
                                   max_sandboxes=4, max_waiters=1000, timeout_ms=30000))
@@ -678,7 +678,7 @@ def terminated(serve, root):
             thread.join(30)
         print(results)
         equal(wrong, [], "calls lost")
-        check(results.get(200, 0) > 40 and results.get(503, 0) > 0, "the load: %r" % results)
+        check(results.get(200, 0) > 4 and results.get(503, 0) > 0, "the load: %r" % results)
         equal(leftovers(server), [], "what is left")
 
     # A second signal does not wait for what runs.
@@ -693,7 +693,7 @@ def terminated(serve, root):
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(30)
     check(time.monotonic() - began < 15, "the second signal took %.1f s" % (time.monotonic() - began))
-    check(b"503" in read_all(line) or True, "the caller")
+    check(re.match(rb"HTTP/1.1 50[23] ", read_all(line)), "whoever was cut short is told")
     equal(leftovers(server), [], "what is left")
 
 

@@ -199,15 +199,16 @@ class Server:
 
 
 def read_all(line):
-    found = b""
+    found = []
     while True:
         try:
             part = line.recv(65536)
         except ConnectionResetError:
-            return found
+            break
         if not part:
-            return found
-        found += part
+            break
+        found.append(part)
+    return b"".join(found)
 
 
 def mounts():
