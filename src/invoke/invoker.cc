@@ -300,6 +300,7 @@ class InvokerImpl final : public Invoker {
       std::move(done)(std::move(result));
     });
     if (record) {
+      if (call.invocation.function) record->function = parts_.idle->name(call.invocation.function);
       record->tenant = std::move(call.invocation.tenant);
       record->trace = std::move(call.invocation.trace);
       parts_.records->write(*record);

@@ -236,6 +236,23 @@ class PlatformImpl final : public Platform {
     return absl::OkStatus();
   }
 
+  absl::Status remove(std::string_view function) override {
+    std::lock_guard deploying(deploy_mutex_);
+    const FunctionHandle handle = handle_of(function);
+    if (!handle) {
+      return absl::NotFoundError(
+          absl::StrCat("remove: there is no function of the name '", std::string(function), "'"));
+    }
+    // The queue first: a start that it hands out no more cannot reach a host that has forgotten the function.
+    absl::Status removed = idle_->async_remove({.function = handle}, asio::use_future).get();
+    if (!removed.ok()) return removed;
+    {
+      std::unique_lock lock(functions_mutex_);
+      functions_.erase(functions_.find(function));
+    }
+    return host_->remove(function);
+  }
+
   InvocationResult invoke(std::string_view function, std::string_view payload,
                           InvokeOptions options) override {
     Bytes bytes(payload.size());

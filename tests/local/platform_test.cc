@@ -287,6 +287,64 @@ TEST_CASE("versions are the caller's to count, or the platform's; never an old o
   CHECK_THAT(std::string(old.message()), ContainsSubstring("version 8, but 8 was there already"));
 }
 
+TEST_CASE("a function that is removed answers nobody, lets what runs finish, and may come back", "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f", .caps = {.max_sandboxes = 2, .max_starts = 2}});
+  stage.deploy({.name = "other"});
+  REQUIRE(stage.invoke("other", "echo x").ok());
+  // One runs, one is idle.
+  std::future<InvocationResult> first = stage.start("f", "hold 0.1");
+  std::future<InvocationResult> busy = stage.start("f", "hold 0.5");
+  REQUIRE(first.get().ok());
+  REQUIRE(stage.platform->remove("f").ToString() == "OK");
+  CHECK(absl::IsNotFound(stage.invoke("f", "echo x").status));
+  CHECK(absl::IsNotFound(stage.platform->remove("f")));
+  CHECK(busy.get().text() == "held");
+  REQUIRE(eventually([&] { return stage.platform->sandboxes().size() == 1; }));
+  CHECK(stage.platform->sandboxes()[0].function == "other");
+  stage.deploy({.name = "f"}, "def handler(payload, context): return 'back'\n");
+  const InvocationResult back = stage.invoke("f", "");
+  CHECK(back.text() == "back");
+  CHECK(back.version == 2);
+  CHECK(stage.invoke("other", "echo x").start == StartKind::warm);
+}
+
+TEST_CASE("who waits for a function that is removed is told so", "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f", .caps = {.max_sandboxes = 1, .max_starts = 1}});
+  std::future<InvocationResult> busy = stage.start("f", "hold 0.5");
+  REQUIRE(eventually([&] { return stage.logs->count("holding") == 1; }));
+  std::future<InvocationResult> waits = stage.start("f", "echo x");
+  REQUIRE(eventually([&] { return stage.platform->stats("f").waiters == 1; }));
+  REQUIRE(stage.platform->remove("f").ok());
+  CHECK(absl::IsNotFound(waits.get().status));
+  CHECK(busy.get().ok());
+}
+
+TEST_CASE("provisioned sandboxes are there before anybody calls, come back, and outlive the keep-alive",
+          "[local]") {
+  Stage stage;
+  stage.deploy({.name = "f", .keep_alive = 50ms, .provisioned = 2});
+  REQUIRE(eventually([&] { return stage.platform->stats("f").idle == 2; }));
+  CHECK(stage.invoke("f", "echo x").start == StartKind::warm);
+  const std::vector<SandboxView> before = stage.platform->sandboxes();
+  REQUIRE(before.size() == 2);
+  REQUIRE(eventually([&] {
+    for (const SandboxView& view : stage.platform->sandboxes()) {
+      if (view.age < 1s) return false;
+    }
+    return true;
+  }));
+  for (std::size_t i = 0; i < 2; ++i) CHECK(stage.platform->host().destroy(before[i].id).ok());
+  REQUIRE(eventually([&] {
+    const std::vector<SandboxView> now = stage.platform->sandboxes();
+    return stage.platform->stats("f").idle == 2 && now.size() == 2 && now[0].id != before[0].id &&
+           now[0].id != before[1].id && now[1].id != before[0].id && now[1].id != before[1].id;
+  }));
+  REQUIRE(stage.platform->remove("f").ok());
+  REQUIRE(eventually([&] { return stage.platform->sandboxes().empty(); }));
+}
+
 TEST_CASE("the host's network is for functions of platforms that allow it", "[local]") {
   Stage stage;
   const std::string file = stage.folder.write("f.py", kCommands);

@@ -213,6 +213,7 @@ TEST_CASE("one record per invocation, whatever became of it, after the answer", 
     REQUIRE(records.size() == 1);
     CHECK(records[0].status.ok());
     CHECK(records[0].request == stage.results[0].request);
+    CHECK(records[0].function == "f");
     CHECK(records[0].version == 1);
     CHECK(records[0].sandbox == stage.results[0].sandbox);
     CHECK(records[0].start == StartKind::cold);
@@ -261,6 +262,7 @@ TEST_CASE("one record per invocation, whatever became of it, after the answer", 
     stage.run();
     REQUIRE(records.size() == 1);
     CHECK(absl::IsCancelled(records[0].status));
+    CHECK(records[0].function == "f");
   }
   SECTION("stopped") {
     stage.invoker->async_stop([](absl::Status) {});

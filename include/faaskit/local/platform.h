@@ -102,6 +102,10 @@ class FAASKIT_EXPORT Platform {
   // never run older code. Blocks for file checks only; nothing is started.
   virtual absl::Status deploy(Function function) = 0;
 
+  // Ends a function: calls that wait or come later get kNotFound, running ones finish, its sandboxes go.
+  // kNotFound: there is none of that name. Deployed again, its version must be larger than every earlier one.
+  virtual absl::Status remove(std::string_view function) = 0;
+
   // Runs one invocation and waits for its end. Errors are in the result's status.
   virtual InvocationResult invoke(std::string_view function, std::string_view payload,
                                   InvokeOptions options = {}) = 0;
