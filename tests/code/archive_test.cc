@@ -123,6 +123,12 @@ TEST_CASE("links, devices and sparse files are refused by name", "[code][archive
   CHECK_THAT(said('3'), ContainsSubstring("'bad': a device"));
   CHECK_THAT(said('4'), ContainsSubstring("'bad': a device"));
   CHECK_THAT(said('6'), ContainsSubstring("'bad': a fifo"));
+  // A size that its map does not explain.
+  CHECK_THAT(stage.refusal(Tar()
+                               .pax({{"GNU.sparse.size", "1073741824"}, {"GNU.sparse.numblocks", "1"}})
+                               .file("s", "x")
+                               .bytes()),
+             ContainsSubstring("'s': a sparse file"));
   // A link, and then a file through it.
   CHECK_THAT(stage.refusal(Tar().link('2', "l", "..").file("l/evil-of-faaskit", "x").bytes()),
              ContainsSubstring("'l': a symbolic link"));
@@ -283,6 +289,10 @@ TEST_CASE("the unpacking thread may write nothing of root's, and is itself again
     CHECK_FALSE(may_read());
     CHECK(::chown((folder / "roots").c_str(), 65534, 65534) != 0);
     CHECK(::getgroups(0, nullptr) == 0);
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct capabilities[2] = {};
+    REQUIRE(::syscall(SYS_capget, &header, capabilities) == 0);
+    CHECK((capabilities[0].effective | capabilities[1].effective) == 0);
     CHECK(::prctl(PR_GET_DUMPABLE) == dumpable);
     CHECK(nobody.restore().ok());
   }
