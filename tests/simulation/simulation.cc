@@ -1,6 +1,7 @@
 #include "simulation/simulation.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include <absl/strings/str_cat.h>
@@ -547,14 +548,16 @@ class Simulation final : public Listeners, public Surroundings {
 
 Report simulate(const Mode& mode, std::uint64_t seed, std::uint64_t steps, bool verbose) {
   Report report;
-  Simulation simulation(mode, seed, verbose);
+  std::optional<Simulation> simulation;
   try {
-    simulation.run(steps);
+    simulation.emplace(mode, seed, verbose);
+    simulation->run(steps);
   } catch (const Violation& violation) {
     report.violation = violation.what();
-    simulation.world().trace(absl::StrCat("VIOLATION ", violation.what()));
+    if (!simulation) return report;  // the first definition already broke a rule
+    simulation->world().trace(absl::StrCat("VIOLATION ", violation.what()));
   }
-  simulation.fill(report);
+  simulation->fill(report);
   return report;
 }
 
