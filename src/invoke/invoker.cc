@@ -294,6 +294,7 @@ class InvokerImpl final : public Invoker {
     const ShardIndex shard = call.shard;
     std::optional<ExecutionRecord> record;
     if (parts_.records) record = begin_record(call);
+    call.invocation.stream.reset();  // nobody holds it any more when the caller hears of the end
     asio::post(call.home, [done = std::move(call.done), result = std::move(call.result),
                            cancellable = call.cancellable]() mutable {
       if (cancellable) asio::get_associated_cancellation_slot(done).clear();

@@ -124,6 +124,7 @@ class PlatformImpl final : public Platform {
 
     process::FactoryOptions factory_options;
     factory_options.runtime_dir = options.runtime_dir;
+    factory_options.allow_host_network = options.allow_host_network;
     absl::StatusOr<std::unique_ptr<SandboxFactory>> factory =
         process::make_sandbox_factory(std::move(factory_options));
     if (!factory.ok()) return factory.status();
