@@ -86,6 +86,26 @@ TEST_CASE("every lost reply of a host's word is repeated and changes nothing", "
   CHECK(stage.state(stage.sandbox(1)) == SandboxState::leased);
 }
 
+TEST_CASE("a removal that is lost did not happen, and one that is late leaves alone what came after it",
+          "[testing]") {
+  FaultyStage world;
+  QueueStage& stage = world.stage;
+  stage.add_idle(1);
+  world.network->on_next(Operation::remove, Fault::request_lost);
+  CHECK(absl::IsUnavailable(stage.remove(1)));
+  CHECK(stage.state(stage.sandbox(1)) == SandboxState::idle);
+  world.network->on_next(Operation::remove, Fault::late);
+  CHECK(stage.remove(1).ok());
+  CHECK(stage.state(stage.sandbox(1)) == SandboxState::retiring);
+  FunctionConfig next;
+  next.version = 2;
+  REQUIRE(stage.define(next).ok());
+  CHECK(world.network->deliver_late() == 1);
+  stage.settle_down();
+  stage.add_idle(2, 0, QueueStage::kHost, 2);
+  CHECK(stage.lease(stage.acquire(stage.call(1))).sandbox().id == stage.sandbox(2));
+}
+
 TEST_CASE("duplicated and late repeats of every operation are answered once and change nothing",
           "[testing]") {
   const Fault fault = GENERATE(Fault::duplicated, Fault::late);
