@@ -381,7 +381,7 @@ absl::StatusOr<CodeId> Disk::admit(const CodeSource& source) {
   const absl::StatusOr<UniqueFd> from = open_source(source);
   if (!from.ok()) return from.status();
   if (source.kind == CodeSource::Kind::mounted) {
-    const CodeId id{CodeKind::mounted, *plain_name(source.path, options_.limits)};
+    CodeId id{CodeKind::mounted, *plain_name(source.path, options_.limits)};
     const absl::StatusOr<std::shared_ptr<CodeLease>> there = open_mounted(id);
     if (!there.ok()) return there.status();
     return id;
@@ -485,7 +485,7 @@ std::shared_ptr<CodeLease> Disk::lease(const std::string& hex, std::shared_ptr<C
 }
 
 absl::StatusOr<std::shared_ptr<CodeLease>> Disk::open_copied(const CodeId& id) {
-  const absl::Status unknown = absl::NotFoundError(absl::StrCat("no code ", to_string(id)));
+  absl::Status unknown = absl::NotFoundError(absl::StrCat("no code ", to_string(id)));
   if (id.name.substr(0, kDigest.size()) != kDigest) return unknown;
   const std::string hex = id.name.substr(kDigest.size());
   std::shared_ptr<Code> code;
@@ -557,7 +557,7 @@ absl::Status Disk::unpack_blob(const std::string& hex, Scratch& scratch) {
   ours.max_name_bytes = 4095;
   ours.max_depth = 128;
   Sha256 hash;
-  const absl::Status status = unpack_here(blob.get(), ours, 0, scratch, &hash);
+  absl::Status status = unpack_here(blob.get(), ours, 0, scratch, &hash);
   // First: what an altered blob did to the unpacking is of no interest.
   if (const std::string found = hash.finish(); found != hex) {
     return absl::DataLossError(
@@ -589,7 +589,7 @@ absl::Status Disk::forget(const CodeId& id) {
 
 // A rename, so that nobody finds half of it; empty if that failed. The name is now one in incoming/.
 std::string Disk::put_aside(const std::string& hex, Code& code) {
-  const std::string aside = random_name();
+  std::string aside = random_name();
   if (::renameat(unpacked_.get(), hex.c_str(), incoming_.get(), aside.c_str()) != 0 && errno != ENOENT)
     return {};
   code.unpacked = false;

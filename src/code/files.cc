@@ -115,7 +115,7 @@ absl::Status write_all(int fd, const void* data, std::size_t size) {
 
 absl::StatusOr<std::uint64_t> disk_bytes(int top) {
   std::uint64_t bytes = 0;
-  const absl::Status status = walk(top, kDeepest, [&](const FoundEntry& entry) {
+  absl::Status status = walk(top, kDeepest, [&](const FoundEntry& entry) {
     bytes += std::max<std::uint64_t>(in_blocks(static_cast<std::uint64_t>(entry.info.st_size)), 4096);
     return absl::OkStatus();
   });

@@ -171,7 +171,7 @@ absl::Status TreeWriter::write(const void* data, std::size_t size) {
                                                      " bytes unpack to more than max_ratio, ",
                                                      limits_.max_ratio, ", times as many"));
   }
-  const absl::Status status = write_all(file_.get(), data, size);
+  absl::Status status = write_all(file_.get(), data, size);
   if (status.ok()) return status;
   return absl::Status(status.code(),
                       absl::StrCat(shown_name(file_name_), ": ", std::string(status.message())));
@@ -186,7 +186,7 @@ absl::Status settle(int top) {
                       ::utimensat(parent, leaf.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) == 0;
     return well ? absl::OkStatus() : errno_status(errno, absl::StrCat("settle ", path));
   };
-  const absl::Status status = walk(top, ~std::size_t{0}, [&](const FoundEntry& entry) {
+  absl::Status status = walk(top, ~std::size_t{0}, [&](const FoundEntry& entry) {
     const bool folder = S_ISDIR(entry.info.st_mode);
     // Nothing else was made; chmod follows links, so be sure.
     if (!folder && !S_ISREG(entry.info.st_mode))
@@ -304,7 +304,7 @@ class TarWriter {
 absl::StatusOr<std::string> pack(int top, int out) {
   TarWriter tar(out);
   std::vector<char> chunk(kChunk);
-  const absl::Status status = walk(top, ~std::size_t{0}, [&](const FoundEntry& entry) -> absl::Status {
+  absl::Status status = walk(top, ~std::size_t{0}, [&](const FoundEntry& entry) -> absl::Status {
     if (S_ISDIR(entry.info.st_mode)) {
       tar.entry(entry.path + "/", '5', 0, 0755);
       return tar.status();
