@@ -47,9 +47,15 @@ absl::StatusOr<State> State::open(std::string folder) {
   const std::string lock = state.path("lock");
   state.lock_ = faaskit::UniqueFd(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (state.lock_.get() < 0) return failed("open " + lock);
-  if (::flock(state.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        state.folder_, " is in use by another faaskit-mini; --state-dir chooses another folder"));
+  // A predecessor that was killed while it started a process: its child has the lock until it becomes another
+  // program, a moment later.
+  const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
+  while (::flock(state.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          state.folder_, " is in use by another faaskit-mini; --state-dir chooses another folder"));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   std::filesystem::remove_all(state.path("incoming"), error);
   if (::mkdir(state.path("incoming").c_str(), 0700) != 0) return failed("make " + state.path("incoming"));

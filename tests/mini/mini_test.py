@@ -436,7 +436,7 @@ def web(serve, root):
 def views(serve, root):
     """What an administrator can look at."""
     server = serve("--open-metrics")
-    server.deploy("f", python("import sys\ndef handler(p, c):\n    print('out', p.decode())\n"
+    server.deploy("f", python("import sys\ndef handler(p, c):\n    print('out', p.decode(), flush=True)\n"
                               "    print('err', p.decode(), file=sys.stderr)\n    return p\n"))
     equal(server.get("/sandboxes").json(), {"sandboxes": []}, "no sandboxes yet")
     cold = server.call("f", "one")
