@@ -70,6 +70,8 @@ void StartMachine::eviction_failed(const std::string& function) {
 }
 
 void StartMachine::forget(const std::string& function) {
+  room_for_.erase(function);
+  evict_blocked_.erase(function);
   const auto queued = by_function_.find(function);
   if (queued == by_function_.end()) return;
   for (const Queued& each : queued->second) known_.erase(each.start.id);

@@ -234,3 +234,17 @@ TEST_CASE("a host that is given up without a stop lets go of everything", "[prov
   stage.host.reset();
   CHECK(stage.script.seats == 0);
 }
+
+TEST_CASE("a start that waits at the host goes with its function", "[provision][host]") {
+  HostStage stage({.limits = {.max_sandboxes = 1}});
+  stage.deploy("a");
+  stage.deploy("b");
+  stage.call("a");  // runs: the cap is reached, and nothing is idle
+  stage.call("b");
+  REQUIRE(stage.host->remove("b").ok());
+  stage.run();
+  stage.answer();
+  stage.pass(200ms);
+  CHECK(stage.script.created == 1);
+  CHECK(stage.events->of("start.unknown_version").empty());
+}

@@ -29,6 +29,20 @@ TEST_CASE("a start that arrives twice is made once", "[provision]") {
   CHECK(machine.counted() == 1);
 }
 
+TEST_CASE("what is queued for a function that was removed is not made", "[provision]") {
+  StartMachine machine({.max_concurrent_starts = 1});
+  machine.arrived(start("gone", 1));
+  machine.arrived(start("gone", 2));
+  machine.arrived(start("f", 3));
+  machine.forget("gone");
+  CHECK(machine.queued() == 1);
+  CHECK(machine.next().start.id == id(3));
+  machine.ready(id(3));
+  CHECK(machine.next().kind == Kind::nothing);
+  CHECK(machine.arrived(start("gone", 1)));  // it is back
+  CHECK(machine.next().start.id == id(1));
+}
+
 TEST_CASE("functions take turns", "[provision]") {
   StartMachine machine({});
   for (std::uint64_t i = 1; i <= 4; ++i) machine.arrived(start("cold", i));
