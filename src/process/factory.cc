@@ -134,6 +134,8 @@ class ProcessFactory final : public SandboxFactory {
       return absl::OkStatus();
     }
     spares_ = *std::move(spares);
+    // In the user namespace that owns the sandbox's network it has the capability.
+    offer_.loopback = true;
     offer_.isolation = Isolation::partial;
     absl::StrAppend(&offer_.missing, offer_.missing.empty() ? "" : ", ",
                     "a uid of its own, dropping of groups, ", "limits beyond those of a process (",
