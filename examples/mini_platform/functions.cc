@@ -14,16 +14,6 @@ namespace {
 
 constexpr std::size_t kMaxManifestBytes = 256 << 10;  // as the registry's
 
-// PENDING
-template <class P>
-absl::Status remove_from(P& platform, const std::string& name) {
-  if constexpr (requires { platform.remove(name); }) {
-    return platform.remove(name);
-  } else {
-    return platform.host().remove(name);
-  }
-}
-
 }  // namespace
 
 // The right to change one function. While anybody has one, no code is thrown away: it may be on its way in.
@@ -186,7 +176,9 @@ absl::Status Functions::remove(const std::string& name) {
   if (absl::Status removed = registry_.remove(name); !removed.ok()) return removed;
   for (const RegisteredFunction& version : *versions) (*turn)->doubt(version.code);
   set(name, nullptr);
-  return remove_from(platform_, name);
+  // One that could not run after a restart is not known there.
+  const absl::Status removed = platform_.remove(name);
+  return absl::IsNotFound(removed) ? absl::OkStatus() : removed;
 }
 
 absl::StatusOr<std::vector<RegisteredFunction>> Functions::versions(std::string_view name) const {
