@@ -38,6 +38,7 @@ constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr std::size_t kMaxHeadBytes = 16 << 10;
 constexpr std::size_t kReadBytes = 64 << 10;
 constexpr std::size_t kWriteBytes = 256 << 10;
+constexpr std::uint64_t kMaxBodyBytes = 1ull << 30;
 constexpr auto kSweepPeriod = 250ms;
 // How long an idle connection may still speak when it is about to be closed.
 constexpr auto kLastWords = 250ms;
@@ -80,6 +81,7 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
   ~Connection() override {
     lane_.connections_.erase(this);
     close();
+    let_go();
     std::lock_guard lock(lane_.crowd_.mutex);
     --lane_.crowd_.alive;
     lane_.crowd_.ended.notify_all();
@@ -128,7 +130,9 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
     while (!parser_->is_done()) {
       // What a client announced is not believed: memory grows with what has come.
       const std::uint64_t left = limit - size;
-      body.resize(size + std::min<std::uint64_t>(std::max<std::size_t>(kReadBytes, size), left + 1));
+      const std::uint64_t more = std::min<std::uint64_t>(std::max<std::size_t>(kReadBytes, size), left + 1);
+      if (!hold(more)) co_return absl::UnavailableError("too many bytes of requests are held; try again");
+      body.resize(size + more);
       absl::StatusOr<std::size_t> read = co_await read_part(std::span(body).subspan(size));
       if (!read.ok()) co_return read.status();
       size += *read;
@@ -248,6 +252,7 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
       serving_ = true;
       co_await lane_.application_.serve(*this);
       serving_ = false;
+      let_go();
       signal_.slot().clear();
     }
     ++served_;
@@ -296,6 +301,17 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
     }
     return absl::OkStatus();
   }
+
+  // Counts memory for this request's body, until it is answered. False: everybody's together is enough.
+  bool hold(std::uint64_t bytes) {
+    if (lane_.crowd_.body_bytes.fetch_add(bytes) + bytes > kMaxBodyBytes) {
+      lane_.crowd_.body_bytes -= bytes;
+      return false;
+    }
+    held_ += bytes;
+    return true;
+  }
+  void let_go() { lane_.crowd_.body_bytes -= std::exchange(held_, 0); }
 
   static absl::Status too_long(std::uint64_t limit) {
     return absl::OutOfRangeError(absl::StrCat("the body is longer than ", limit, " bytes"));
@@ -407,6 +423,7 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
   Clock::time_point deadline_ = Clock::time_point::max();
   Clock::time_point idle_since_{};
   std::uint64_t served_ = 0;
+  std::uint64_t held_ = 0;
   bool idle_ = false;
   bool serving_ = false;
   bool watching_ = false;

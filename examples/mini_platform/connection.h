@@ -31,9 +31,10 @@ struct Timeouts {
 
 // What all lanes share.
 struct Crowd {
-  std::atomic<std::size_t> sockets{0};  // open now
-  std::atomic<bool> pressed{false};     // somebody waits and there is no room: answer, then close
-  std::atomic<bool> stopping{false};    // the same, for everybody
+  std::atomic<std::size_t> sockets{0};       // open now
+  std::atomic<bool> pressed{false};          // somebody waits and there is no room: answer, then close
+  std::atomic<bool> stopping{false};         // the same, for everybody
+  std::atomic<std::uint64_t> body_bytes{0};  // of bodies whose requests are not answered yet
   std::atomic<std::uint64_t> accepted{0};
   std::atomic<std::uint64_t> requests{0};
   std::atomic<std::uint64_t> pauses{0};

@@ -14,7 +14,9 @@
 #include <thread>
 
 #include <absl/strings/str_cat.h>
+#include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -64,20 +66,29 @@ class EventPrinter final : public faaskit::EventSink {
   std::atomic<int> waiting_{0};
 };
 
-// The first SIGTERM or SIGINT asks for an orderly end, the second for one at once.
+// The first SIGTERM or SIGINT asks for an orderly end, the second for one at once. The end of stdin counts as
+// one, if that is asked for.
 class Signals {
  public:
-  Signals() : set_(loop_, SIGTERM, SIGINT) {}
+  explicit Signals(bool heed_stdin) : set_(loop_, SIGTERM, SIGINT), stdin_(loop_) {
+    if (heed_stdin) stdin_.assign(::dup(STDIN_FILENO));
+  }
   // Blocks until one comes, or the deadline. False: none came.
   bool wait_until(Clock::time_point deadline) {
     bool caught = false;
     asio::steady_timer timer(loop_, deadline);
     set_.async_wait([&](boost::system::error_code error, int) {
-      caught = !error;
+      if (!error) caught = true;
       timer.cancel();
     });
     timer.async_wait([&](boost::system::error_code error) {
       if (!error) set_.cancel();
+      if (stdin_.is_open()) stdin_.cancel();
+    });
+    read_stdin([&] {
+      caught = true;
+      timer.cancel();
+      set_.cancel();
     });
     loop_.restart();
     loop_.run();
@@ -85,8 +96,23 @@ class Signals {
   }
 
  private:
+  // What it says is nobody's business; that it ends is.
+  template <class Ended>
+  void read_stdin(Ended ended) {
+    if (!stdin_.is_open()) return;
+    stdin_.async_read_some(asio::buffer(ignored_),
+                           [this, ended](boost::system::error_code error, std::size_t) {
+                             if (error == asio::error::operation_aborted) return;
+                             if (!error) return read_stdin(ended);
+                             stdin_.close();
+                             ended();
+                           });
+  }
+
   asio::io_context loop_{1};
   asio::signal_set set_;
+  asio::posix::stream_descriptor stdin_;
+  char ignored_[256];
 };
 
 // Where things are if nobody said.
@@ -148,7 +174,7 @@ absl::Status announce(const Options& options, std::uint16_t port) {
 }
 
 absl::Status serve(Options options) {
-  Signals signals;
+  Signals signals(options.stop_on_stdin_eof);
   auto budget = make_budget(options.shards, options.max_sandboxes, options.max_connections);
   if (!budget.ok()) return budget.status();
   auto state = State::open(options.state_dir);
@@ -194,7 +220,7 @@ absl::Status serve(Options options) {
   wanted.host.limits.max_sandboxes = budget->sandboxes;
   wanted.host.parked_seats = std::min<std::uint32_t>(wanted.host.parked_seats, budget->sandboxes / 4);
   wanted.channel.max_payload_bytes = options.max_payload_bytes;
-  wanted.channel.hello_timeout = 30s;
+  wanted.channel.hello_timeout = options.start_timeout;
   wanted.events = std::make_shared<EventPrinter>(desk.get_executor(), options.verbose);
   wanted.logs = logs;
   wanted.records = faaskit::sinks::make_tee_record_sink({record_file, ring, metrics});

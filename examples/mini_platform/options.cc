@@ -31,12 +31,14 @@ const std::string_view kUsage = R"(usage: faaskit-mini [OPTION VALUE]...
   --grace MS                 after SIGTERM, for what runs; 10000
   --head-timeout MS          from a request's first byte to the end of its head, 10000
   --idle-timeout MS          of a connection between requests, 60000
+  --start-timeout MS         from the start of a function's program until it can be called, 30000
   --freezer KIND             automatic, cgroup_v2, cgroup_v1, stop_signals, none
   --freeze POLICY            at_once, after_grace, never
   --minimum-isolation LEVEL  process; partial or none accept less than a function asks for
   --allow-host-network       functions may ask for the host's network
   --port-file FILE           written with the port once it listens
   --ready-fd N               gets a line once it listens
+  --stop-on-stdin-eof        ends as on SIGTERM when stdin does: whoever started it is gone
   --verbose                  every event on stderr
   --help
 )";
@@ -113,6 +115,7 @@ absl::StatusOr<Options> parse_options(int argc, char** argv) {
   const std::map<std::string, bool*> flags = {{"--open-metrics", &o.open_metrics},
                                               {"--jwt-deploy", &o.jwt_deploy},
                                               {"--allow-host-network", &o.allow_host_network},
+                                              {"--stop-on-stdin-eof", &o.stop_on_stdin_eof},
                                               {"--verbose", &o.verbose},
                                               {"--help", &o.help},
                                               {"-h", &o.help}};
@@ -138,6 +141,7 @@ absl::StatusOr<Options> parse_options(int argc, char** argv) {
       {"--grace", milliseconds(o.grace)},
       {"--head-timeout", milliseconds(o.head_timeout)},
       {"--idle-timeout", milliseconds(o.idle_timeout)},
+      {"--start-timeout", milliseconds(o.start_timeout)},
       {"--freezer", choice<FreezerChoice>(o.freezer, {{"automatic", FreezerChoice::automatic},
                                                       {"cgroup_v2", FreezerChoice::cgroup_v2},
                                                       {"cgroup_v1", FreezerChoice::cgroup_v1},

@@ -42,8 +42,11 @@ struct Options {
   // Functions that ask for process isolation get this where the machine has no more.
   faaskit::Isolation minimum_isolation = faaskit::Isolation::process;
   bool allow_host_network = false;
+  // From the start of a function's program until it can be called.
+  std::chrono::milliseconds start_timeout = std::chrono::seconds(30);
   std::string port_file{};
   int ready_fd = -1;
+  bool stop_on_stdin_eof = false;
   bool verbose = false;
   bool help = false;
 };

@@ -115,6 +115,7 @@ def refusals(serve, root):
         "a syntax error": (python("def handler(p, c:\n"), 400, "main.py"),
         "no handler": (python("x = 1\n"), 400, "handler"),
         "a way out": (tar({"function.json": "{}", "main.py": ECHO, "../../evil": "x"}), 400, "evil"),
+        "a bomb": (tar({"function.json": "{}", "main.py": ECHO, "zeros": bytes(64 << 20)}, compress=True), 413, "max_ratio"),
         "a foreign program": (tar({"function.json": json.dumps({"runtime": "exec", "handler": "hello"}),
                                    "hello": b"\x7fELF" + b"\x01\x01\x01" + b"\0" * 200}), 400, ""),
     }
@@ -809,7 +810,40 @@ def strangers(serve, root):
         check(status == 1 and "in use" in said, "a port that is taken: %d %s" % (status, said))
 
 
-main_cases = {f.__name__: f for f in (deploys, paths, refusals, errors, access, tokens, streams, web, views, wire,
+def ordinary_user(serve, root):
+    """Without root: refused in words; with the opt-ins it serves."""
+    if os.geteuid() != 0:
+        raise Skip("needs root to become somebody else")
+    server = serve()  # for its folder
+    server.stop()
+    home = os.path.join(server.stage, "home")
+    os.mkdir(home)
+    os.chown(home, 12345, 12345)
+    for name in ("faaskit-mini", "faaskit-mini.functions"):
+        subprocess.run(["cp", "-r", os.path.join(os.path.dirname(server.binary), name), home], check=True)
+    subprocess.run(["chmod", "-R", "a+rX", home], check=True)
+
+    def become():
+        os.setgroups([])
+        os.setgid(12345)
+        os.setuid(12345)
+
+    binary = os.path.join(home, "faaskit-mini")
+    done = subprocess.run([binary, "--listen", "127.0.0.1:0", "--state-dir", os.path.join(home, "state")],
+                          stderr=subprocess.PIPE, preexec_fn=become, timeout=30)
+    check(done.returncode == 1 and b"not root" in done.stderr, "without opt-ins: %d %r" % (done.returncode, done.stderr))
+    server.binary, server.state, server.before = binary, os.path.join(home, "state"), become
+    server.options = ["--listen", "127.0.0.1:0", "--state-dir", server.state, "--freezer", "none",
+                      "--minimum-isolation", "none"]
+    server.start()
+    for name, language in (("hello-python", "Python"), ("hello-cpp", "C++")):
+        answer = server.curl("PUT", "/functions/" + name, body=json.dumps({"path": name}), admin=True,
+                             headers=["Content-Type: application/json"])
+        equal(answer.status, 201, "%s: %r" % (name, answer))
+        equal(server.call(name, "you").text, "Hello, you, from %s!\n" % language, name)
+
+
+main_cases = {f.__name__: f for f in (ordinary_user, deploys, paths, refusals, errors, access, tokens, streams, web, views, wire,
                                       disconnects, restarts, killed, terminated, descriptors, try_it, strangers)}
 
 if __name__ == "__main__":
