@@ -629,8 +629,8 @@ def killed(serve, root):
 
 def terminated(serve, root):
     """SIGTERM under load: every call is answered, by its function or with 503; nothing is left."""
-    for delay in (0.3, 1.5):
-        server = serve("--grace", "10000")
+    for delay, shards in ((0.3, "1"), (1.5, "3")):
+        server = serve("--grace", "10000", "--shards", shards)
         server.deploy("f", python("import time\ndef handler(p, c):\n    time.sleep(0.05)\n    return p\n",
                                   max_sandboxes=4, max_waiters=1000, timeout_ms=30000))
         server.call("f", "x")
@@ -704,7 +704,7 @@ def descriptors(serve, root):
     if hard != resource.RLIM_INFINITY and hard < 4096:
         raise Skip("1,000 clients need more descriptors than %d" % hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
-    server = serve(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+    server = serve("--shards", "2", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
     server.deploy("f", python("import time\ndef handler(p, c):\n    time.sleep(0.002)\n    return p\n",
                               max_sandboxes=6, timeout_ms=60000))
     server.deploy("g", python(ECHO))
