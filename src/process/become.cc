@@ -138,6 +138,7 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   furnish.code_file = command.code_file;
   furnish.open_files = what.open_files;
   furnish.user_namespace = what.user_namespace && !what.user_first;
+  furnish.uid = spare.uid;
   furnish.loopback = spec.network == Network::loopback && what.own_network;
   if (spec.network == Network::host) {
     furnish.network_namespace = what.host_network;

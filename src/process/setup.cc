@@ -5,6 +5,7 @@
 #include <linux/ioprio.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
+#include <linux/securebits.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -259,7 +260,14 @@ Program furnished(const FurnishPlan& plan) {
   if (plan.processes) limit(program, "processes", static_cast<int>(RLIMIT_NPROC), *plan.processes);
   // Last: the namespaces above belong to the host's user namespace, so nobody in the new one has power over
   // them, whatever it becomes there.
-  if (plan.user_namespace) program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});
+  if (!plan.user_namespace) return program;
+  // What the kernel counts for each user (inotify, pending signals, ...) it counts for the owner of the
+  // user's namespace as well. Were that root, one sandbox could take what all the others and the host have.
+  // With this bit the capabilities stay; the new namespace starts without it.
+  program.call("keep capabilities", SYS_prctl, {PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0});
+  program.call("gid of the namespace's owner", SYS_setresgid, {plan.uid, plan.uid, plan.uid});
+  program.call("uid of the namespace's owner", SYS_setresuid, {plan.uid, plan.uid, plan.uid});
+  program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});
   return program;
 }
 

@@ -37,6 +37,7 @@ struct FurnishPlan {
   std::string code_file;  // its name in /code; empty: a folder that becomes /code
   std::uint32_t open_files = 0;
   bool user_namespace = false;
+  std::uint32_t uid = 0;       // and gid: owner of the user namespace
   bool loopback = false;       // bring up lo of its own network namespace
   int network_namespace = -1;  // or enter this one, of the host
   std::string resolv_conf;     // for programs in that one

@@ -1,6 +1,7 @@
 // If these failed: hostile function code would get out of its sandbox, or take the machine down from inside.
 #include "stage.h"
 
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
@@ -156,6 +157,39 @@ result = count
   int seen = 0;
   for (pid_t child; list >> child; ++seen) CHECK(::kill(child, 0) != 0);
   CHECK(seen == 19);
+}
+
+// The kernel keeps them for each user, and for the owner of the user's namespace.
+TEST_CASE("what is counted by user runs out for one sandbox alone", "[process]") {
+  Stage stage;
+  auto greedy = stage.sandbox();
+  auto neighbour = stage.sandbox();
+  const std::string took = greedy->ask(R"(
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+watches = signals = 0
+while libc.inotify_init1(os.O_CLOEXEC) >= 0: watches += 1
+while libc.sigqueue(os.getpid(), int(signal.SIGRTMIN), ctypes.c_void_p(0)) == 0: signals += 1
+result = f'{watches} {signals}'
+)");
+  INFO(took);
+  CHECK(took.find("0 ") != 0);
+  const std::string one_of_each = R"(
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+timer = ctypes.c_void_p()
+result = f'{libc.inotify_init1(os.O_CLOEXEC) >= 0} {libc.timer_create(1, None, ctypes.byref(timer)) == 0}'
+)";
+  CHECK(neighbour->ask(one_of_each) == "True True");
+  // Nor for us, who are root and made them all.
+  const int mine = ::inotify_init1(IN_CLOEXEC);
+  CHECK(mine >= 0);
+  if (mine >= 0) ::close(mine);
+  timer_t timer{};
+  const int made = ::timer_create(CLOCK_MONOTONIC, nullptr, &timer);
+  CHECK(made == 0);
+  if (made == 0) ::timer_delete(timer);
 }
 
 }  // namespace
