@@ -252,7 +252,9 @@ class HttpDoor final : public Door {
                                       home_ + "/functions",
                                       "--state-dir",
                                       home_ + "/state",
-                                      "--stop-on-stdin-eof"};
+                                      "--stop-on-stdin-eof",
+                                      "--start-timeout",
+                                      "120000"};
     if (!options.instance.empty()) words.insert(words.end(), {"--instance", options.instance});
     if (!options.runtime_dir.empty()) words.insert(words.end(), {"--runtime-dir", options.runtime_dir});
     if (options.verbose) words.push_back("--verbose");

@@ -299,9 +299,11 @@ absl::Status serve(Options options) {
   (void)answered;
   // Their calls are over; what is not taken within a moment is not waited for.
   if (!door->wait_until_empty(Clock::now() + 1s)) door->cut();
-  const bool empty = door->wait_until_empty(Clock::now() + 5s);
+  // A deploy that is being looked at has its bound; nothing it works on may go before it.
   const absl::Status logged = logs->close(5s);
   const absl::Status recorded = record_file->close(5s);
+  desk.join();
+  const bool empty = door->wait_until_empty(Clock::now() + 5s);
   if (!empty) return absl::DeadlineExceededError("connections are left after 5 s");
   if (!stopped.ok()) return stopped;
   if (!logged.ok()) return logged;

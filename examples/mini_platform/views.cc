@@ -139,6 +139,10 @@ std::string stats_json(const ApiParts& parts, const Listener* door) {
     queue_fields(json, parts.platform->stats(known->registered.name));
     json.end();
   }
+  json.end().object("host").field("freezer", to_string(parts.platform->freezer().kind()));
+  json.field("limits", parts.platform->freezer().limits_source());
+  json.field("missing_limits", parts.platform->freezer().missing_limits());
+  json.field("isolation", to_string(parts.platform->factory().isolation()));
   json.end().object("sandboxes");
   for (const auto& [state, number] : by_state(parts.platform->sandboxes())) json.field(state, number);
   const faaskit::CodeStats codes = parts.codes->stats();
