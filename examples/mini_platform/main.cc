@@ -1,17 +1,13 @@
 // faaskit-mini: functions over HTTP, on one machine, in one program. What a host application does with
 // faaskit.
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <iostream>
-#include <thread>
 
 #include <absl/strings/str_cat.h>
 #include <boost/asio/buffer.hpp>
@@ -21,7 +17,6 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <boost/asio/use_future.hpp>
 
 #include "access.h"
 #include "api.h"
@@ -290,13 +285,12 @@ absl::Status serve(Options options) {
   say("stopping");
   const auto deadline = Clock::now() + options.grace;
   api.stop();
-  std::future<absl::Status> answered = platform->invoker().async_stop(asio::use_future);
+  platform->invoker().async_stop([](const absl::Status&) {});
   door->stop();
   while (Clock::now() < deadline && !door->wait_until_empty(Clock::now() + 20ms)) {
     if (signals.wait_until(Clock::now() + 20ms)) break;
   }
   const absl::Status stopped = platform->stop(10s);
-  (void)answered;
   // Their calls are over; what is not taken within a moment is not waited for.
   if (!door->wait_until_empty(Clock::now() + 1s)) door->cut();
   // A deploy that is being looked at has its bound; nothing it works on may go before it.
