@@ -767,10 +767,10 @@ def descriptors(serve, root):
 
 
 def try_it(serve, root):
-    """The lines of docs/http.md, as a newcomer would paste them."""
-    text = read(os.path.join(root, "docs/http.md"))
-    block = re.search(r"## Try it.*?```sh\n(.*?)```", text, re.S)
-    check(block, "docs/http.md has no lines to try")
+    """The README's lines, as a newcomer would paste them."""
+    text = read(os.path.join(root, "README.md"))
+    block = re.search(r"## Run the mini-platform.*?```sh\n(.*?)```", text, re.S)
+    check(block, "README.md has no lines to try")
     server = serve()
     script = block.group(1)
     for default, ours in (("http://127.0.0.1:8080", server.url), ("/var/lib/faaskit-mini", server.state)):
