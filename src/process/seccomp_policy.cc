@@ -141,11 +141,6 @@ constexpr std::uint32_t kAllowed[] = {
     SYS_inotify_init1,
     SYS_inotify_add_watch,
     SYS_inotify_rm_watch,
-    SYS_io_setup,
-    SYS_io_destroy,
-    SYS_io_submit,
-    SYS_io_cancel,
-    SYS_io_getevents,
     // Waiting
     SYS_ppoll,
     SYS_pselect6,

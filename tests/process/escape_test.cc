@@ -159,6 +159,12 @@ result = count
   CHECK(seen == 19);
 }
 
+TEST_CASE("asynchronous I/O, of which the machine has a fixed amount, is not there", "[process]") {
+  Stage stage;
+  auto sandbox = stage.sandbox();
+  CHECK(sandbox->attempt(system_call(SYS_io_setup, "1, (ctypes.c_uint64 * 1)()")) == "ENOSYS");
+}
+
 // The kernel keeps them for each user, and for the owner of the user's namespace.
 TEST_CASE("what is counted by user runs out for one sandbox alone", "[process]") {
   Stage stage;
