@@ -36,6 +36,8 @@ absl::Status check_options(const FactoryOptions& options) {
                      ": the range must not be empty and must start at 1000 or later"));
   if (options.setup_timeout <= std::chrono::milliseconds::zero())
     return absl::InvalidArgumentError("setup_timeout must be positive");
+  // To the kernel this is no bound at all.
+  if (options.tmp_bytes == 0) return absl::InvalidArgumentError("tmp_bytes is 0, at least 1");
   if (options.runtime_dir.empty() || options.runtime_dir[0] != '/')
     return absl::InvalidArgumentError(
         absl::StrCat("runtime_dir: '", options.runtime_dir, "' must be absolute"));

@@ -211,7 +211,12 @@ Program parked(const ParkPlan& plan) {
   make_directory(program, "tmp");
   const std::string id = std::to_string(plan.uid);
   new_filesystem(program, "tmpfs",
-                 {{"mode", "0700"}, {"uid", id}, {"gid", id}, {"size", std::to_string(plan.tmp_bytes)}},
+                 {{"mode", "0700"},
+                  {"uid", id},
+                  {"gid", id},
+                  {"size", std::to_string(plan.tmp_bytes)},
+                  // A file with a byte in it takes a page; those with none are to be bounded, too.
+                  {"nr_inodes", std::to_string(plan.tmp_bytes / 4096 + 1)}},
                  kNoSetuid | kNoDevices, kRootSlot);
   attach(program, kRootSlot, "tmp");
 

@@ -292,6 +292,7 @@ TEST_CASE("options that cannot work are refused by name", "[process]") {
   refused("python", {.python = "/etc/passwd"});
   refused("host_paths", {.host_paths = {"usr"}});
   refused("host_paths", {.host_paths = {"/usr/../etc"}});
+  refused("tmp_bytes", {.tmp_bytes = 0});
   refused("setup_timeout", {.setup_timeout = 0ms});
   refused("runtime_dir", {.runtime_dir = "run/faaskit"});
 }

@@ -166,6 +166,8 @@ TEST_CASE("/tmp is private and has its size", "[process]") {
   CHECK(one->attempt("open('/tmp/big', 'wb').write(bytes(3 << 20))").empty());
   CHECK(one->attempt("open('/tmp/more', 'wb').write(bytes(3 << 20))") == "ENOSPC");
   CHECK(two->ask("import os\nresult = os.listdir('/tmp')") == "[]");
+  // A file without a byte takes the kernel's memory, too.
+  CHECK(two->attempt("for i in range(1200): open(f'/tmp/{i}', 'w').close()") == "ENOSPC");
   CHECK(one->ask("import os\nresult = oct(os.stat('/tmp').st_mode & 0o7777)") == "0o700");
 }
 

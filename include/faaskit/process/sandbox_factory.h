@@ -64,7 +64,8 @@ struct FactoryOptions {
   // Whether a function may have the host's network (FunctionSpec::network). It then reaches whatever listens
   // there, abstract sockets included, and can be mistaken for the host. Off: such functions are refused.
   bool allow_host_network = false;
-  // Size of the private /tmp; counts against the memory limit as it fills.
+  // Size of the private /tmp, in which there may be one file or folder for each 4 KiB of it; counts against
+  // the memory limit as it fills. Not 0.
   std::uint64_t tmp_bytes = 64ull << 20;
   std::uint32_t open_files = 1024;
   // For one step of the set-up inside; beyond it the sandbox is killed.
