@@ -27,8 +27,12 @@ std::string base_name(const std::string& path) { return path.substr(path.rfind('
 // A detached, read-only mount of the code, taken with the host's rights: the folders above it need not be
 // open to the sandbox.
 absl::StatusOr<UniqueFd> take_code(const Becoming& what) {
+  const open_how how = code_look(what.links);
+  const UniqueFd place(
+      static_cast<int>(::syscall(SYS_openat2, AT_FDCWD, what.code_path.c_str(), &how, sizeof how)));
+  if (!place) return errno_status(errno, "take code_path " + what.code_path);
   UniqueFd tree(static_cast<int>(
-      ::syscall(SYS_open_tree, AT_FDCWD, what.code_path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+      ::syscall(SYS_open_tree, place.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
   if (!tree) return errno_status(errno, "take code_path " + what.code_path);
   struct {
     std::uint64_t set, clear, propagation, user_namespace;
@@ -132,6 +136,7 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   furnish.code = code.get();
   if (what.user_first) {
     furnish.code_path = what.code_path;
+    furnish.links = what.links;
     furnish.data_bytes = spec.limits.memory_bytes;
     furnish.processes = spec.limits.pids;
   }

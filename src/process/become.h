@@ -29,6 +29,7 @@ std::vector<std::string> command_of(const FunctionSpec& spec, const Command& com
 struct Becoming {
   const FunctionSpec* spec = nullptr;
   std::string code_path;
+  bool links = true;   // may it lead through symbolic links?
   struct stat code{};  // as it was checked
   Command command;     // but for its code_file
   std::uint32_t open_files = 0;

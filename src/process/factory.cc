@@ -167,6 +167,7 @@ class ProcessFactory final : public SandboxFactory {
     Becoming what;
     what.spec = &spec;
     what.code_path = params.code_path.empty() ? spec.code_path : params.code_path;
+    what.links = params.code_path.empty();
     if (absl::Status status = check_spec(spec, what.code_path, offer_, what.code); !status.ok())
       return status;
     what.command.check = params.purpose == Purpose::check;

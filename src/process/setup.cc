@@ -242,8 +242,16 @@ Program parked(const ParkPlan& plan) {
 Program furnished(const FurnishPlan& plan) {
   Program program;
   if (!plan.code_path.empty()) {
-    program.call("take code_path " + plan.code_path, SYS_open_tree,
-                 {AT_FDCWD, plan.code_path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE}, kCodeSlot);
+    const std::string what = "take code_path " + plan.code_path;
+    program.call(what, SYS_openat2,
+                 {AT_FDCWD, plan.code_path, Program::object(code_look(plan.links)),
+                  static_cast<long>(sizeof(open_how))},
+                 kWorkSlot);
+    program.call(
+        what, SYS_open_tree,
+        {Program::slot(kWorkSlot), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE},
+        kCodeSlot);
+    program.call(what, SYS_close, {Program::slot(kWorkSlot)});
     program.call("code_path read-only", SYS_mount_setattr,
                  {Program::slot(kCodeSlot), "", AT_EMPTY_PATH | AT_RECURSIVE,
                   Program::object(MountAttributes{kReadOnly | kNoSetuid | kNoDevices, 0, MS_PRIVATE, 0}),
@@ -274,6 +282,13 @@ Program furnished(const FurnishPlan& plan) {
   program.call("uid of the namespace's owner", SYS_setresuid, {plan.uid, plan.uid, plan.uid});
   program.call("user namespace", SYS_unshare, {CLONE_NEWUSER});
   return program;
+}
+
+open_how code_look(bool links) {
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = links ? 0 : RESOLVE_NO_SYMLINKS;
+  return how;
 }
 
 Program becomes(const BecomePlan& plan) {

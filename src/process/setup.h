@@ -6,6 +6,8 @@
 // Between the last two the host writes the id maps; a process cannot do that for itself.
 #pragma once
 
+#include <linux/openat2.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -33,7 +35,8 @@ Program parked(const ParkPlan& plan);
 
 struct FurnishPlan {
   int code = -1;          // detached mount of the function's code; or, for one that stayed outside:
-  std::string code_path;  // where it is on the host
+  std::string code_path;  // where it is on the host,
+  bool links = true;      // perhaps through symbolic links
   std::string code_file;  // its name in /code; empty: a folder that becomes /code
   std::uint32_t open_files = 0;
   bool user_namespace = false;
@@ -46,6 +49,9 @@ struct FurnishPlan {
   std::optional<std::uint32_t> processes;
 };
 Program furnished(const FurnishPlan& plan);
+
+// How the code's place is looked up.
+open_how code_look(bool links);
 
 struct BecomePlan {
   int channel = -1;

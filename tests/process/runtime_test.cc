@@ -169,6 +169,34 @@ TEST_CASE("where the code is now goes before where the spec says", "[process]") 
   CHECK(output == "['there.py']\n");
 }
 
+// A code store looks for links once, when it hands out the path. Who owns a prepared folder may put one there
+// later, to the code of a neighbour, say, in a folder that only root may enter.
+TEST_CASE("where the code is now may not have become a link", "[process]") {
+  const bool ordinary = GENERATE(false, true);
+  Stage stage({.ordinary_user = ordinary});
+  const std::string root = stage.folders.root();
+  std::filesystem::create_directories(root + "/mine/function");
+  std::filesystem::create_directories(root + "/neighbour/function");
+  std::filesystem::rename(root + "/mine", root + "/was-mine");
+  std::filesystem::create_symlink(root + "/neighbour", root + "/mine");
+  const auto refused = [&](const std::string& path) {
+    auto seat = stage.seat();
+    const absl::Status status =
+        stage.factory->create({.spec = &stage.spec, .seat = seat.get(), .code_path = path}).status();
+    CAPTURE(path, status.ToString());
+    CHECK_FALSE(status.ok());
+    CHECK_THAT(std::string(status.message()), ContainsSubstring("code_path " + path));
+    CHECK(seat->kill().ok());
+  };
+  refused(root + "/mine/function");
+  std::filesystem::create_symlink(root + "/neighbour/function", root + "/was-mine/link");
+  refused(root + "/was-mine/link");
+  // The spec's own path is its author's to choose.
+  stage.spec.code_path = root + "/link";
+  std::filesystem::create_symlink(stage.folders.code(), stage.spec.code_path);
+  stage.sandbox();
+}
+
 TEST_CASE("web applications and modules of node are handlers too", "[process]") {
   Stage stage;
   const auto takes = [&](const std::string& handler) {

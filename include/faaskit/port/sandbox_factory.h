@@ -73,7 +73,8 @@ struct CreateParams {
   Purpose purpose = Purpose::serve;
   SandboxId id{};
   Seat* seat = nullptr;  // outlives the sandbox
-  // Where the code is now; empty: the spec's code_path. It must stay until the sandbox is reaped.
+  // Where the code is now; empty: the spec's code_path. It must stay until the sandbox is reaped. Without
+  // symbolic links: one on the way was not there when the path was handed out, and is refused.
   std::string code_path{};
 };
 
