@@ -620,10 +620,13 @@ class Worker {
     const started = performance.now();
     let message = null;
     let fatal = false;
+    let settled = false;
     const aside = new Promise((_, reject) => {
       this.abort = (error) => {
         fatal = true;
-        reject(error);
+        // Once the function has returned, its answer stands.
+        if (settled) describe(error);
+        else reject(error);
       };
     });
     try {
@@ -632,11 +635,13 @@ class Worker {
       message = describe(error);
       reply.forget();
     }
+    settled = true;
     const runTime = Math.round((performance.now() - started) * 1e3);
     await flush();
     if (this.leaving) return;
+    await reply.end(message === null ? 0 : UNKNOWN, message || EMPTY, runTime);
+    if (this.leaving) return;
     if (!fatal) {
-      await reply.end(message === null ? 0 : UNKNOWN, message || EMPTY, runTime);
       this.reply = this.abort = null;
       if (this.draining) this.quit(0);
       return;
@@ -644,7 +649,6 @@ class Worker {
     // What else may come of it nobody knows. A next call is sent after END, and between its last byte and our
     // end nothing is read: so that call stays in the socket, and the host sees that it did not begin.
     this.leaving = true;
-    await reply.end(UNKNOWN, message, runTime);
     this.channel.finish(() => process.exit(1));
   }
 

@@ -278,6 +278,25 @@ def what_nobody_catches_ends_the_sandbox(command):
         holds(s.log(), b"Error: astray")
 
 
+def what_nobody_catches_takes_no_answer_away(command):
+    throw = b"setImmediate(() => { throw new Error('astray'); })"
+    # The function has returned, and its answer waits: for its output to be read,
+    with Sandbox(command, EVAL, "index:f") as s:
+        s.begin(b"(" + throw + b", process.stdout.write('x'.repeat(1 << 20) + '!'), 'well')")
+        s.until_logged(b"Error: astray")
+        s.until_logged(b"!")
+        answer = s.answer()
+        equal((answer.status, answer.payload), (0, b"well"))
+        equal(s.wait(), 1)
+    # or for credit.
+    with Sandbox(command, EVAL, "index:f") as s:
+        s.begin(b"(" + throw + b", Buffer.alloc(3 << 20, 'y'))")
+        s.until_logged(b"Error: astray")
+        answer = s.answer()
+        equal((answer.status, answer.payload == b"y" * (3 << 20)), (0, True))
+        equal(s.wait(), 1)
+
+
 def a_call_after_a_fatal_one_is_not_read(command):
     with Sandbox(command, EVAL, "index:f") as s:
         s.begin(b"new Promise(() => setImmediate(() => { throw new Error('astray'); }))")

@@ -188,6 +188,12 @@ class Sandbox:
             self.logged += data
         return self.logged
 
+    def until_logged(self, part):
+        deadline = time.monotonic() + PATIENCE
+        while part not in self.log():
+            check(time.monotonic() < deadline, "not logged:", part)
+            select.select([self.log_read], [], [], 0.1)
+
     def wait(self):
         """Its exit status; the log is read meanwhile."""
         deadline = time.monotonic() + PATIENCE
