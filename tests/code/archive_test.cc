@@ -191,6 +191,11 @@ TEST_CASE("bombs end at a limit that is named", "[code][archive]") {
     CHECK_THAT(stage.refusal(Tar().file(deep + "a", "").file("e/" + deep + "b", "").bytes(), kLimit),
                ContainsSubstring("more than max_entries, 20"));
   }
+  SECTION("one folder, named again and again") {
+    Tar again;
+    for (int i = 0; i < 21; ++i) again.folder("d");
+    CHECK_THAT(stage.refusal(gzip(again.bytes()), kLimit), ContainsSubstring("more than max_entries, 20"));
+  }
   SECTION("headers that no entry shows") {
     Tar hidden;
     for (int i = 0; i < 160; ++i) hidden.pax("comment", std::string(1000 << 10, 'c')).folder(".");

@@ -39,7 +39,7 @@ namespace faaskit::code {
 
 // What a source may hold. Beyond a limit: kResourceExhausted with its name and value.
 struct ArchiveLimits {
-  std::uint32_t max_entries = 50'000;  // files and folders, named or implied
+  std::uint32_t max_entries = 50'000;  // files and folders, named or implied; one named again counts again
   std::uint64_t max_file_bytes = 256ull << 20;
   std::uint64_t max_bytes = 512ull << 20;  // of all files
   // Bytes out for each byte of the archive, once a MiB has come out: code packs 3 to 10 times, a bomb 1000.
