@@ -154,6 +154,7 @@ absl::StatusOr<SandboxHandles> become(Spare& spare, Seat& seat, const Becoming& 
   BecomePlan plan;
   plan.id = what.user_namespace ? kInsideId : spare.uid;
   plan.user_namespace = what.user_namespace;
+  plan.bound_inotify = ::access(kInotifyBound, F_OK) == 0;
   if (furnish.user_namespace)
     if (absl::Status status = map_ids(spare.child.pid, spare.uid, spare.uid); !status.ok()) return status;
   plan.filter = what.filter;

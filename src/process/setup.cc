@@ -35,6 +35,11 @@ constexpr int kRootSlot = 60;
 constexpr int kWorkSlot = 61;
 constexpr int kCodeSlot = 62;
 
+// What the kernel counts by user, who for an ordinary user's sandboxes is always the same: few, of what
+// functions hardly use.
+constexpr int kInotifyInstances = 16;
+constexpr rlim_t kPendingSignals = 256;
+
 constexpr const char* kDevices[] = {"null", "zero", "full", "random", "urandom"};
 
 struct MountAttributes {
@@ -267,6 +272,7 @@ Program furnished(const FurnishPlan& plan) {
   program.call("root read-only", SYS_mount_setattr,
                {AT_FDCWD, "/", 0, Program::object(MountAttributes{kReadOnly, 0, 0, 0}),
                 static_cast<long>(sizeof(MountAttributes))});
+  limit(program, "pending signals", static_cast<int>(RLIMIT_SIGPENDING), kPendingSignals);
   limit(program, "core", static_cast<int>(RLIMIT_CORE), 0);
   limit(program, "open files", static_cast<int>(RLIMIT_NOFILE), plan.open_files);
   if (plan.data_bytes) limit(program, "data", static_cast<int>(RLIMIT_DATA), *plan.data_bytes);
@@ -303,6 +309,8 @@ Program becomes(const BecomePlan& plan) {
   // In a user namespace of its own the code would have all capabilities, and with them most of the kernel to
   // attack. The limit belongs to our namespace; only who is privileged in it may write it.
   if (plan.user_namespace) write_to(program, "/proc/sys/user/max_user_namespaces", "0");
+  if (plan.user_namespace && plan.bound_inotify)
+    write_to(program, kInotifyBound, absl::StrCat(kInotifyInstances));
   // Before the uid: without a user namespace, giving up root is giving up the right to do this.
   // EINVAL: beyond the last capability of this kernel.
   for (int capability = 0; capability < 64; ++capability)

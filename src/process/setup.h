@@ -21,6 +21,8 @@
 namespace faaskit::process {
 
 inline constexpr std::uint32_t kInsideId = 1000;
+// Of a user namespace; not there on a kernel without inotify.
+inline constexpr const char* kInotifyBound = "/proc/sys/user/max_inotify_instances";
 
 struct ParkPlan {
   const std::vector<HostPath>* tree = nullptr;
@@ -58,6 +60,7 @@ struct BecomePlan {
   int output = -1;
   std::uint32_t id = 0;  // uid and gid to take, as seen from inside
   bool user_namespace = false;
+  bool bound_inotify = false;                        // this kernel has kInotifyBound
   const std::vector<sock_filter>* filter = nullptr;  // of system calls; null: none
   std::vector<std::string> argv;
   std::vector<std::string> environment;
