@@ -196,8 +196,8 @@ struct Stage {
   }
   std::future<InvocationResult> start(std::string_view function, std::string_view payload,
                                       std::chrono::milliseconds timeout = 20s) {
-    Bytes bytes(payload.size());
-    std::memcpy(bytes.data(), payload.data(), payload.size());
+    const auto* const first = reinterpret_cast<const std::byte*>(payload.data());
+    Bytes bytes(first, first + payload.size());
     local::InvokeOptions options;
     options.timeout = timeout;
     return platform->async_invoke(function, std::move(bytes), std::move(options), asio::use_future);

@@ -59,8 +59,8 @@ def handler(payload, context):
 
 std::future<InvocationResult> start(Stage& stage, std::string_view payload, std::shared_ptr<Kept> kept,
                                     std::chrono::milliseconds timeout = 20s) {
-  Bytes bytes(payload.size());
-  std::memcpy(bytes.data(), payload.data(), payload.size());
+  const auto* const first = reinterpret_cast<const std::byte*>(payload.data());
+  Bytes bytes(first, first + payload.size());
   local::InvokeOptions options;
   options.timeout = timeout;
   options.stream = std::move(kept);
