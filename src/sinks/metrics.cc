@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <set>
 #include <string_view>
 #include <unordered_map>
 
@@ -307,15 +308,14 @@ class Sink final : public MetricsSink {
     for (const auto& [name, members] : families) {
       page.family(name.c_str(), members.front()->type == Sample::Type::gauge ? "gauge" : "counter",
                   members.front()->help);
-      std::vector<std::string> seen;
+      std::set<std::string> seen;  // there may be one for each function
       for (const Sample* sample : members) {
         std::string labels;
         for (const auto& [label, value] : sample->labels)
           absl::StrAppend(&labels, labels.empty() ? "" : ",", name_of(label, false), "=\"", escaped(value),
                           "\"");
-        if (std::find(seen.begin(), seen.end(), labels) != seen.end()) continue;
+        if (!seen.insert(labels).second) continue;
         page.line(name, labels, number(sample->value));
-        seen.push_back(std::move(labels));
       }
     }
   }
