@@ -86,7 +86,7 @@ class Drain : public std::enable_shared_from_this<Drain<Item>> {
 
  private:
   // One job's worth: others on the executor want their turn, too.
-  static constexpr std::size_t kBatchBytes = 256 * 1024;
+  static constexpr std::size_t kBatchBytes = 256 << 10;
   //   none     nothing to do
   //   posted   somebody will run, and may find that it was done in the meantime
   //   running  somebody consumes

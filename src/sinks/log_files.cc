@@ -207,9 +207,9 @@ DiskLimits limits_of(const LogFileOptions& options) {
 absl::Status validate(const LogFileOptions& options) {
   if (options.folder.empty()) return absl::InvalidArgumentError("folder: empty");
   if (!options.blocking) return absl::InvalidArgumentError("blocking: no executor");
-  if (options.queue_bytes < 4 * 64 * 1024)
+  if (options.queue_bytes < (256 << 10))
     return absl::InvalidArgumentError(
-        absl::StrFormat("queue_bytes: %d; at least %d are needed", options.queue_bytes, 4 * 64 * 1024));
+        absl::StrFormat("queue_bytes: %d; at least %d are needed", options.queue_bytes, (256 << 10)));
   return sinks::validate(limits_of(options));
 }
 

@@ -22,10 +22,10 @@
 namespace faaskit::sinks {
 namespace {
 
-constexpr std::size_t kMaxPageBytes = 16 * 1024 * 1024;
-constexpr std::size_t kBlockBytes = 64 * 1024;
+constexpr std::size_t kMaxPageBytes = 16 << 20;
+constexpr std::size_t kBlockBytes = 64 << 10;
 // Ours are shorter; what somebody else put into the file may be longer, and is cut here.
-constexpr std::size_t kMaxLineOnDisk = 256 * 1024;
+constexpr std::size_t kMaxLineOnDisk = 256 << 10;
 
 // Which file it is, whatever it is called by now. File systems give the number of a removed file to the next
 // one at once, so the first line counts, too: it has the time, the request and the text.

@@ -10,7 +10,7 @@
 
 namespace faaskit::sinks {
 
-inline constexpr std::size_t kMaxLineBytes = 8 * 1024;  // of what the function wrote
+inline constexpr std::size_t kMaxLineBytes = 8 << 10;  // of what the function wrote
 
 std::string log_file_name(std::string_view function);
 std::string log_lines(const LogRecord& record, std::chrono::system_clock::time_point arrived);

@@ -71,7 +71,7 @@ class Books {
   }
 
  private:
-  static constexpr std::size_t kWriteBytes = 16 * 1024;
+  static constexpr std::size_t kWriteBytes = 16 << 10;
 
   void fail(const absl::Status& status) FAASKIT_EXCLUDES(mutex_) {
     ++write_errors_;
@@ -149,9 +149,9 @@ DiskLimits limits_of(const RecordFileOptions& options) {
 absl::Status validate(const RecordFileOptions& options) {
   if (split(options.path).name.empty()) return absl::InvalidArgumentError("path: empty, or a folder");
   if (!options.blocking) return absl::InvalidArgumentError("blocking: no executor");
-  if (options.queue_bytes < 64 * 1024)
+  if (options.queue_bytes < (64 << 10))
     return absl::InvalidArgumentError(
-        absl::StrFormat("queue_bytes: %d; at least %d are needed", options.queue_bytes, 64 * 1024));
+        absl::StrFormat("queue_bytes: %d; at least %d are needed", options.queue_bytes, 64 << 10));
   return sinks::validate(limits_of(options));
 }
 

@@ -23,8 +23,9 @@ namespace faaskit {
 // One version of a function. The newest is the current one.
 struct RegisteredFunction {
   std::string name{};
-  Version version = 0;     // given by the registry: grows with every put, also over a remove of the same name
-  std::string owner{};     // whom it belongs to: who put it first (a subject, "admin"); a put by "admin" keeps it
+  Version version = 0;  // given by the registry: grows with every put, also over a remove of the same name
+  std::string
+      owner{};  // whom it belongs to: who put it first (a subject, "admin"); a put by "admin" keeps it
   std::string manifest{};  // its function.json, as it was; the registry does not look inside
   CodeId code{};
   // Calls need one of its access keys. A put may turn it on; only require_key() turns it off, so that no

@@ -29,7 +29,7 @@ struct SqliteRegistryOptions {
   // Of each function; at least 1. Enough to look back and to go back, and old code can go.
   std::size_t keep_versions = 10;
   std::size_t max_functions = 100'000;
-  std::size_t max_manifest_bytes = 256 * 1024;
+  std::size_t max_manifest_bytes = 256 << 10;
   // How long a member waits for another process that is writing.
   std::chrono::milliseconds busy_timeout = std::chrono::seconds(2);
 };

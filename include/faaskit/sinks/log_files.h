@@ -44,11 +44,11 @@ struct LogFileOptions {
   // Where files are written: HostExecutors::blocking.
   asio::any_io_executor blocking{};
   // A file that has reached this is rotated before the next record.
-  std::size_t max_file_bytes = 8 * 1024 * 1024;
+  std::size_t max_file_bytes = 8 << 20;
   // Of each function, the current one included; at least 1.
   std::size_t max_files = 4;
   // Accepted and not yet written, with what it costs to keep it.
-  std::size_t queue_bytes = 8 * 1024 * 1024;
+  std::size_t queue_bytes = 8 << 20;
   // Open at once: one descriptor each.
   std::size_t max_open_files = 32;
 };
@@ -64,7 +64,7 @@ struct LogFileStats {
 struct LogQuery {
   std::string function{};
   std::optional<RequestId> request{};  // only this one's lines
-  std::size_t max_bytes = 64 * 1024;   // of text, but at least one line; at most 16 MiB
+  std::size_t max_bytes = 64 << 10;    // of text, but at least one line; at most 16 MiB
   // Continue where an earlier page said so; empty: from the end.
   std::string before{};
 };

@@ -44,9 +44,9 @@ struct RecordFileOptions {
   // Older ones are `path`.1 and so on. Its folder must be there.
   std::string path{};
   asio::any_io_executor blocking{};  // as in LogFileOptions
-  std::size_t max_file_bytes = 32 * 1024 * 1024;
+  std::size_t max_file_bytes = 32 << 20;
   std::size_t max_files = 4;
-  std::size_t queue_bytes = 4 * 1024 * 1024;
+  std::size_t queue_bytes = 4 << 20;
 };
 
 struct RecordFileStats {
