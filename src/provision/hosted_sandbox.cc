@@ -414,7 +414,9 @@ void HostedSandbox::alarm(Alarm alarm) {
   ShardTimers::went_off(alarms_, alarm);
   switch (alarm) {
     case Alarm::deadline:
-      if (running_) {
+      if (death_pending_) {
+        answer_death();  // its cause has no more time
+      } else if (running_) {
         HostReply reply;
         reply.status = absl::DeadlineExceededError(absl::StrFormat(
             "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),

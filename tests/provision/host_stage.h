@@ -35,6 +35,7 @@ struct Script {
   int fail_freezes = 0;
   int unreadable = 0;     // how often frozen() cannot say
   bool removable = true;  // the groups of the dead
+  bool mortal = true;     // what is killed ends at once
   bool watchable = true;  // descriptors that the loop takes
   std::string missing_limits;
   int created = 0;
@@ -80,7 +81,7 @@ class FakeSeat final : public Seat {
   }
   absl::Status kill() override {
     killed = true;
-    if (end) ::eventfd_write(end.get(), 1);
+    if (end && script_.mortal) ::eventfd_write(end.get(), 1);
     return absl::OkStatus();
   }
   absl::Status remove() override {

@@ -147,6 +147,26 @@ TEST_CASE("one that was reaped is not announced while its groups are removed", "
   CHECK(stage.idle->announced[0].sandboxes.empty());
 }
 
+TEST_CASE("a deadline that passes while a death waits for its cause: one answer", "[provision][host]") {
+  HostStage stage;
+  stage.script.mortal = false;
+  stage.deploy("f");
+  stage.call("f");
+  stage.pass(59'980ms, 20ms);
+  CallResult cut;
+  cut.status = absl::UnavailableError("reset");
+  stage.answer(std::move(cut));
+  CHECK(stage.results.empty());
+  stage.pass(40ms);
+  REQUIRE(stage.results.size() == 1);
+  CHECK(absl::IsUnavailable(stage.results[0].status));
+  CHECK_THAT(std::string(stage.results[0].status.message()), ContainsSubstring("reset"));
+  ::eventfd_write(stage.script.end.get(), 1);
+  stage.pass(100ms);
+  CHECK(stage.results.size() == 1);
+  CHECK(stage.host->sandboxes().empty());
+}
+
 TEST_CASE("a freeze that failed is tried again", "[provision][host]") {
   HostStage stage({.freeze = GENERATE(FreezePolicy::at_once, FreezePolicy::after_grace)});
   stage.script.fail_freezes = 2;
