@@ -116,13 +116,13 @@ absl::StatusOr<Functions::Deployed> Functions::deploy(const std::string& name,
   if (auto versions = registry_.versions(name); versions.ok()) {
     for (const RegisteredFunction& version : *versions) (*turn)->doubt(version.code);
   }
-  auto installed = install(name, *code, owner);
+  auto installed = install(name, *code, owner, before);
   if (!installed.ok()) return installed.status();
   return Deployed{*std::move(installed), before == nullptr};
 }
 
 absl::StatusOr<KnownPtr> Functions::install(const std::string& name, const CodeId& code,
-                                            const std::string& owner) {
+                                            const std::string& owner, const KnownPtr& before) {
   auto lease = codes_.open(code);
   if (!lease.ok()) return lease.status();
   auto text = read_small_file((*lease)->path() + "/function.json", kMaxManifestBytes);
@@ -148,6 +148,12 @@ absl::StatusOr<KnownPtr> Functions::install(const std::string& name, const CodeI
   faaskit::FunctionSpec spec = faaskit::code::make_spec(known->manifest, name, 1, (*lease)->path());
   spec.minimum_isolation = function->minimum_isolation;
   if (absl::Status fits = platform_.factory().check(spec); !fits.ok()) return fits;
+  if (const std::string missing = platform_.freezer().missing_limits();
+      !missing.empty() && spec.minimum_isolation >= faaskit::Isolation::process) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the limits of ", missing,
+                     " are not enforced on this machine; minimum_isolation partial would accept that"));
+  }
   const faaskit::FunctionConfig rules{.caps = function->caps,
                                       .policy = function->policy,
                                       .retry = function->retry,
@@ -164,13 +170,33 @@ absl::StatusOr<KnownPtr> Functions::install(const std::string& name, const CodeI
   if (keys.ok()) known->keys = *std::move(keys);
   function->version = known->registered.version;
   if (absl::Status deployed = platform_.deploy(*function); !deployed.ok()) {
-    // It is the registered version now, and does not run: said, and tried again at the next start.
-    known->state = deployed;
-    set(name, known);
-    return deployed;
+    return take_back(name, before, deployed);
   }
   set(name, known);
   return known;
+}
+
+// What was registered does not run, and must not be what a restart finds: what was there before is made the
+// newest version. Calls have been running it all the time.
+absl::Status Functions::take_back(const std::string& name, const KnownPtr& before, const absl::Status& why) {
+  const auto told = [&](const std::string& more) {
+    return absl::Status(why.code(), absl::StrCat(std::string(why.message()), "; ", more));
+  };
+  if (!before) {
+    const absl::Status removed = registry_.remove(name);
+    return removed.ok() ? why : told("and it stays on record: " + std::string(removed.message()));
+  }
+  auto known = std::make_shared<Known>(*before);
+  auto stored = registry_.put(before->registered);
+  if (!stored.ok()) {
+    return told(absl::StrCat("version ", before->registered.version,
+                             " goes on until the next start: ", std::string(stored.status().message())));
+  }
+  known->registered = *std::move(stored);
+  if (auto function = to_function(*known); function.ok() && platform_.deploy(*std::move(function)).ok()) {
+    set(name, known);
+  }
+  return told("the version before goes on");
 }
 
 absl::Status Functions::remove(const std::string& name) {

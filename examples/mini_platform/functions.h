@@ -77,7 +77,8 @@ class Functions {
   class Turn;
 
   absl::StatusOr<KnownPtr> install(const std::string& name, const faaskit::CodeId& code,
-                                   const std::string& owner);
+                                   const std::string& owner, const KnownPtr& before);
+  absl::Status take_back(const std::string& name, const KnownPtr& before, const absl::Status& why);
   absl::StatusOr<faaskit::local::Function> to_function(const Known& known) const;
   absl::Status refresh(const std::string& name);
   void set(const std::string& name, KnownPtr known);
