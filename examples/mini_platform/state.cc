@@ -18,6 +18,7 @@ namespace mini {
 namespace {
 
 constexpr auto kLockPatience = std::chrono::seconds(3);
+constexpr const char* kPrefix = "body-";
 
 absl::Status failed(const std::string& what) {
   const int error = errno;
@@ -57,20 +58,27 @@ absl::StatusOr<State> State::open(std::string folder) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  std::filesystem::remove_all(state.path("incoming"), error);
-  if (::mkdir(state.path("incoming").c_str(), 0700) != 0) return failed("make " + state.path("incoming"));
+  const std::string incoming = state.path("incoming");
+  if (::mkdir(incoming.c_str(), 0700) != 0 && errno != EEXIST) return failed("make " + incoming);
+  // Of a predecessor that was killed. Only what is named as ours are: the folder may have been somebody's.
+  for (const auto& entry : std::filesystem::directory_iterator(incoming, error)) {
+    if (Incoming::is_name(entry.path().filename().string())) ::unlink(entry.path().c_str());
+  }
+  if (error) return absl::FailedPreconditionError(absl::StrCat("read ", incoming, ": ", error.message()));
   return state;
 }
 
 absl::StatusOr<Incoming> Incoming::make(const State& state) {
   static std::atomic<std::uint64_t> counter{0};
   Incoming incoming;
-  incoming.path_ = absl::StrCat(state.path("incoming"), "/", ++counter);
+  incoming.path_ = absl::StrCat(state.path("incoming"), "/", kPrefix, ++counter);
   incoming.file_ =
       faaskit::UniqueFd(::open(incoming.path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (incoming.file_.get() < 0) return failed("make a file in incoming/");
   return incoming;
 }
+
+bool Incoming::is_name(std::string_view name) { return name.starts_with(kPrefix); }
 
 Incoming::~Incoming() {
   if (file_.get() >= 0) ::unlink(path_.c_str());

@@ -32,6 +32,8 @@ class State {
 class Incoming {
  public:
   static absl::StatusOr<Incoming> make(const State& state);
+  // Whether a file of that name in incoming/ was made by us.
+  static bool is_name(std::string_view name);
   Incoming(Incoming&& other) noexcept = default;
   ~Incoming();
 
