@@ -10,6 +10,7 @@
 #include <iostream>
 
 #include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
@@ -38,6 +39,33 @@ using Clock = std::chrono::steady_clock;
 
 void say(const std::string& text) { std::cerr << absl::StrCat("faaskit-mini: ", text, "\n") << std::flush; }
 
+// Events quote what functions print: it must not pass for lines of ours, nor drive a terminal.
+std::string on_one_line(const std::string& text) {
+  std::string line;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    // U+0080 to U+009F begin with 0xc2.
+    const bool c1 = c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+    if (c == '\n') {
+      line += "\\n";
+    } else if (c < 0x20 || c == 0x7f || c1) {
+      line += absl::StrFormat("\\x%02x", c);
+    } else {
+      line += text[i];
+    }
+  }
+  return line;
+}
+
+// A reader of our stderr that goes away ends nothing. A handler and not SIG_IGN, which sandboxes would
+// inherit.
+void outlive_readers() {
+  struct sigaction action{};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGPIPE, &action, nullptr);
+}
+
 // Events of the library, on stderr; a terminal that does not take them holds up no shard.
 class EventPrinter final : public faaskit::EventSink {
  public:
@@ -50,8 +78,8 @@ class EventPrinter final : public faaskit::EventSink {
     }
     asio::post(desk_, [this, event = std::move(event)] {
       --waiting_;
-      say(absl::StrCat(std::string(event.name), event.function.empty() ? "" : " ", event.function, ": ",
-                       event.detail));
+      say(on_one_line(absl::StrCat(std::string(event.name), event.function.empty() ? "" : " ", event.function,
+                                   ": ", event.detail)));
     });
   }
 
@@ -240,7 +268,8 @@ absl::Status serve(Options options) {
   if (absl::Status restored = functions.restore(); !restored.ok()) return restored;
   for (const KnownPtr& known : functions.list()) {
     if (!known->state.ok()) {
-      say(absl::StrCat("'", known->registered.name, "' cannot run: ", std::string(known->state.message())));
+      say(on_one_line(
+          absl::StrCat("'", known->registered.name, "' cannot run: ", std::string(known->state.message()))));
     }
   }
 
@@ -317,6 +346,7 @@ int main(int argc, char** argv) {
     std::cout << mini::kUsage;
     return 0;
   }
+  mini::outlive_readers();
   mini::fill_in(*options);
   const absl::Status served = mini::serve(*std::move(options));
   if (served.ok()) return 0;
