@@ -128,12 +128,15 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
     if (auto begun = co_await begin_body(limit); !begun.ok()) co_return begun;
     std::size_t size = 0;
     while (!parser_->is_done()) {
-      // What a client announced is not believed: memory grows with what has come.
-      const std::uint64_t left = limit - size;
-      const std::uint64_t more = std::min<std::uint64_t>(std::max<std::size_t>(kReadBytes, size), left + 1);
-      if (!hold(more)) co_return absl::UnavailableError("too many bytes of requests are held; try again");
-      body.resize(size + more);
-      absl::StatusOr<std::size_t> read = co_await read_part(std::span(body).subspan(size));
+      if (size == body.size()) {
+        // What a client announced is not believed: memory grows with what has come.
+        const std::uint64_t left = limit - size;
+        const std::uint64_t more = std::min<std::uint64_t>(std::max<std::size_t>(kReadBytes, size), left + 1);
+        if (!hold(more)) co_return absl::UnavailableError("too many bytes of requests are held; try again");
+        body.resize(size + more);
+      }
+      const std::span room = std::span(body).subspan(size);
+      absl::StatusOr<std::size_t> read = co_await read_part(room.first(std::min(kReadBytes, room.size())));
       if (!read.ok()) co_return read.status();
       size += *read;
       if (size > limit) co_return too_long(limit);
@@ -291,7 +294,8 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
       std::string value(field.value().data(), field.value().size());
       if (name == "host") ++hosts;
       // Another coding than the one the parser undoes: where the message ends would be a matter of opinion.
-      if (name == "transfer-encoding" && lower(value) != "chunked") {
+      // HTTP/1.0 knows none, and a proxy of that age would not look at it.
+      if (name == "transfer-encoding" && (version_ == 10 || lower(value) != "chunked")) {
         return absl::InvalidArgumentError(absl::StrCat("the request: transfer-encoding '", value, "'"));
       }
       request_.headers.emplace_back(std::move(name), std::move(value));
