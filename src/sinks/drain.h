@@ -1,8 +1,9 @@
 // A bounded queue and the one who empties it: whoever pushes never waits, and one job at a time consumes.
 //
-// The job runs on the executor given, for one batch, and is posted again while there is more. A caller of
-// wait() may take the job's place if it has not begun, so that waiting is safe on the executor's only thread.
-// Lifetime: a posted job keeps the queue alive.
+// The job runs on the executor given, for one batch, and is posted again while there is more. It begins a
+// moment after the first push, or when the queue is half full: waking a thread for every push would cost the
+// pusher more than the push. A caller of wait() may take the job's place if it has not begun, so that waiting
+// is safe on the executor's only thread. Lifetime: a posted job keeps the queue alive.
 #pragma once
 
 #include <chrono>
@@ -17,6 +18,7 @@
 #include <absl/functional/any_invocable.h>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include "support/mutex.h"
 
@@ -47,8 +49,13 @@ class Drain : public std::enable_shared_from_this<Drain<Item>> {
       waiting_bytes_ += bytes;
       queued_bytes_ += bytes;
       ++pushed_;
-      if (job_ != Job::none) return true;
-      job_ = Job::posted;
+      const bool urgent = waiting_bytes_ > max_bytes_ / 2;
+      if (job_ != Job::none && !(urgent && job_ == Job::lingering)) return true;
+      job_ = urgent ? Job::posted : Job::lingering;
+      if (!urgent) {
+        linger();
+        return true;
+      }
     }
     post();
     return true;
@@ -65,7 +72,7 @@ class Drain : public std::enable_shared_from_this<Drain<Item>> {
         continue;
       }
       if (std::chrono::steady_clock::now() >= deadline) return false;
-      // In place of the posted job, which will find nothing to do, or more to do.
+      // In place of the job to come, which will find nothing to do, or more to do.
       job_ = Job::running;
       lock.unlock();
       run_batch();
@@ -87,19 +94,32 @@ class Drain : public std::enable_shared_from_this<Drain<Item>> {
  private:
   // One job's worth: others on the executor want their turn, too.
   static constexpr std::size_t kBatchBytes = 256 << 10;
-  //   none     nothing to do
-  //   posted   somebody will run, and may find that it was done in the meantime
-  //   running  somebody consumes
-  enum class Job { none, posted, running };
+  static constexpr std::chrono::milliseconds kLinger{20};
+  //   none       nothing to do
+  //   lingering  a timer will run it, and may find that it was done in the meantime
+  //   posted     the same, without a timer
+  //   running    somebody consumes
+  enum class Job { none, lingering, posted, running };
 
-  void post() {
-    asio::post(executor_, [self = this->shared_from_this()] { self->run_posted(); });
+  // The timer belongs to its handler: it goes with whatever the executor belongs to, whichever of us is
+  // first.
+  void linger() {
+    auto timer = std::make_unique<asio::steady_timer>(executor_, kLinger);
+    asio::steady_timer& armed = *timer;
+    armed.async_wait(
+        [self = this->shared_from_this(), timer = std::move(timer)](const boost::system::error_code& error) {
+          if (!error) self->run(Job::lingering);
+        });
   }
 
-  void run_posted() FAASKIT_EXCLUDES(mutex_) {
+  void post() {
+    asio::post(executor_, [self = this->shared_from_this()] { self->run(Job::posted); });
+  }
+
+  void run(Job expected) FAASKIT_EXCLUDES(mutex_) {
     {
       MutexLock lock(mutex_);
-      if (job_ != Job::posted) return;
+      if (job_ != expected) return;
       job_ = Job::running;
     }
     run_batch();
