@@ -105,12 +105,7 @@ absl::StatusOr<Functions::Deployed> Functions::deploy(const std::string& name,
     return absl::PermissionDeniedError(absl::StrCat("'", name, "' belongs to somebody else"));
   }
   auto code = codes_.admit(source);
-  if (!code.ok()) {
-    // A limit on archives is named by its option; anything else that ran out is the machine's.
-    const std::string why(code.status().message());
-    const bool limit = absl::IsResourceExhausted(code.status()) && why.find("max_") != std::string::npos;
-    return limit ? absl::OutOfRangeError(why) : code.status();
-  }
+  if (!code.ok()) return code.status();
   // Until the registry names it; and the version that this one pushes out may have been the last of its code.
   (*turn)->doubt(*code);
   if (auto versions = registry_.versions(name); versions.ok()) {

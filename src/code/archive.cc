@@ -42,8 +42,8 @@ struct Source {
 la_ssize_t read_chunk(archive* reader, void* client, const void** data) {
   auto& source = *static_cast<Source*>(client);
   if (archive_filter_bytes(reader, 0) > source.max_stream_bytes) {
-    source.error = absl::ResourceExhaustedError(absl::StrCat(
-        "the archive unpacks to more than ", source.max_stream_bytes, " bytes, headers included"));
+    source.error = absl::OutOfRangeError(absl::StrCat("the archive unpacks to more than ",
+                                                      source.max_stream_bytes, " bytes, headers included"));
     archive_set_error(reader, EFBIG, "too long");
     return ARCHIVE_FATAL;
   }

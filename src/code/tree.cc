@@ -104,7 +104,7 @@ absl::StatusOr<std::string> plain_name(std::string_view name, const ArchiveLimit
 
 absl::Status TreeWriter::count_entry() {
   if (++entries_ <= limits_.max_entries) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("more than max_entries, ", limits_.max_entries));
+  return absl::OutOfRangeError(absl::StrCat("more than max_entries, ", limits_.max_entries));
 }
 
 absl::StatusOr<UniqueFd> TreeWriter::open_folder(const std::string& name) {
@@ -163,17 +163,17 @@ absl::Status TreeWriter::write(const void* data, std::size_t size) {
   file_bytes_ += size;
   bytes_ += size;
   if (file_bytes_ > limits_.max_file_bytes) {
-    return absl::ResourceExhaustedError(
+    return absl::OutOfRangeError(
         absl::StrCat(shown_name(file_name_), ": larger than max_file_bytes, ", limits_.max_file_bytes));
   }
   if (bytes_ > limits_.max_bytes) {
-    return absl::ResourceExhaustedError(
+    return absl::OutOfRangeError(
         absl::StrCat(shown_name(file_name_), ": files together exceed max_bytes, ", limits_.max_bytes));
   }
   if (packed_bytes_ != 0 && bytes_ > kRatioFloor && bytes_ / limits_.max_ratio > packed_bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat(shown_name(file_name_), ": ", packed_bytes_,
-                                                     " bytes unpack to more than max_ratio, ",
-                                                     limits_.max_ratio, ", times as many"));
+    return absl::OutOfRangeError(absl::StrCat(shown_name(file_name_), ": ", packed_bytes_,
+                                              " bytes unpack to more than max_ratio, ", limits_.max_ratio,
+                                              ", times as many"));
   }
   absl::Status status = write_all(file_.get(), data, size);
   if (status.ok()) return status;

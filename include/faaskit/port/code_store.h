@@ -75,7 +75,8 @@ class FAASKIT_EXPORT CodeStore {
 
   // Takes code in, durably. The same content again is the same id and no work.
   //   kInvalidArgument    what the archive must not hold: which entry, and why
-  //   kResourceExhausted  too many entries, bytes, or too high a ratio: with the limit; or the disk is full
+  //   kOutOfRange         too many entries, bytes, or too high a ratio: with the limit
+  //   kResourceExhausted  the disk, or its budget, is full
   //   kNotFound           no such file, or a path that leaves the root of folders
   virtual absl::StatusOr<CodeId> admit(const CodeSource& source) = 0;
 
