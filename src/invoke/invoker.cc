@@ -73,6 +73,20 @@ struct Call {
 };
 using CallPtr = std::shared_ptr<Call>;
 
+// How many calls there are. Outlives the invoker until the last of them has counted itself out.
+struct UnderWay {
+  UnderWay(const std::vector<asio::any_io_executor>& shards, std::shared_ptr<bool> invoker_alive)
+      : first(shards[0]), alive(std::move(invoker_alive)), calls(shards.size()) {}
+  // Per shard, so that shards do not share a cache line.
+  struct alignas(64) Counter {
+    std::atomic<std::int64_t> number{0};
+  };
+  const asio::any_io_executor first;
+  const std::shared_ptr<bool> alive;  // on that executor
+  std::atomic<bool> stopping{false};
+  std::vector<Counter> calls;
+};
+
 class InvokerImpl final : public Invoker {
  public:
   InvokerImpl(HostExecutors executors, InvokerParts parts, InvokerOptions options)
@@ -80,7 +94,7 @@ class InvokerImpl final : public Invoker {
         parts_(std::move(parts)),
         options_(options),
         id_(random_id()),
-        under_way_(executors_.shards.size()),
+        under_way_(std::make_shared<UnderWay>(executors_.shards, alive_)),
         random_(random_id()),
         repair_timer_(parts_.clock->make_timer(executors_.shards[0])),
         watch_(parts_.idle->watch_starts(id_, executors_.shards[0], [this](std::vector<StartRequest> starts) {
@@ -110,8 +124,8 @@ class InvokerImpl final : public Invoker {
     call->shard = (call->invocation.shard == kAnyShard ? next_shard_.fetch_add(1, std::memory_order_relaxed)
                                                        : call->invocation.shard) %
                   shards;
-    under_way_[call->shard].calls.fetch_add(1);
-    if (stopping_) return finish(*call, stopped());
+    under_way_->calls[call->shard].number.fetch_add(1);
+    if (under_way_->stopping) return finish(*call, stopped());
     if (!call->invocation.function) return finish(*call, absl::NotFoundError("invoke: no such function"));
     if (call->invocation.shard != kAnyShard && call->invocation.shard >= shards) {
       return finish(*call, absl::InvalidArgumentError(absl::StrFormat("invoke: shard %d, but there are %d",
@@ -148,7 +162,7 @@ class InvokerImpl final : public Invoker {
     const asio::any_io_executor& shard = executors_.shards[call->shard];
     asio::dispatch(shard, [this, call = std::move(call)]() mutable {
       if (call->cancelled) return cancelled(*call);
-      if (stopping_) return finish(*call, stopped());
+      if (under_way_->stopping) return finish(*call, stopped());
       begin_waiting();
       AcquireParams params{.function = call->invocation.function,
                            .request = call->result.request,
@@ -306,9 +320,11 @@ class InvokerImpl final : public Invoker {
       record->trace = std::move(call.invocation.trace);
       parts_.records->write(*record);
     }
-    under_way_[shard].calls.fetch_sub(1);
-    if (stopping_) {
-      asio::post(executors_.shards[0], [this, alive = alive_] {
+    // Once the last call is not counted any more, whoever waits for that may end this invoker.
+    const std::shared_ptr<UnderWay> under_way = under_way_;
+    under_way->calls[shard].number.fetch_sub(1);
+    if (under_way->stopping) {
+      asio::post(under_way->first, [this, alive = under_way->alive] {
         if (*alive) tell_stopped();
       });
     }
@@ -338,7 +354,7 @@ class InvokerImpl final : public Invoker {
   // -- Stop. On shard 0, but for the flag.
 
   void do_stop(StopParams, asio::any_io_executor home, Handler<absl::Status> done) override {
-    stopping_ = true;
+    under_way_->stopping = true;
     // A turn of each shard: what it was about to queue is queued by then, or sees that we stop.
     auto turns = std::make_shared<std::atomic<std::size_t>>(executors_.shards.size());
     for (const asio::any_io_executor& shard : executors_.shards) {
@@ -368,8 +384,8 @@ class InvokerImpl final : public Invoker {
   }
 
   void tell_stopped() {
-    for (const Counter& counter : under_way_) {
-      if (counter.calls.load() != 0) return;
+    for (const UnderWay::Counter& counter : under_way_->calls) {
+      if (counter.number.load() != 0) return;
     }
     for (auto& [home, done] : stoppers_) complete(home, std::move(done), absl::OkStatus());
     stoppers_.clear();
@@ -428,14 +444,9 @@ class InvokerImpl final : public Invoker {
   std::atomic<std::uint64_t> next_sequence_{0};
   std::atomic<ShardIndex> next_shard_{0};
   std::atomic<std::uint64_t> waiting_{0};
-  std::atomic<bool> stopping_{false};
-  // Per shard, so that shards do not share a cache line.
-  struct alignas(64) Counter {
-    std::atomic<std::int64_t> calls{0};
-  };
-  std::vector<Counter> under_way_;
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // on shard 0
+  const std::shared_ptr<UnderWay> under_way_;
   // On shard 0.
-  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::mt19937_64 random_;
   bool repairing_ = false;
   bool purge_again_ = false;
