@@ -146,7 +146,7 @@ asio::awaitable<absl::StatusOr<Response>> Api::deploy(Exchange& exchange, std::s
     source.path = incoming->path();
   }
   auto work = [this, &name, &source, &owner] { return parts_.functions->deploy(name, source, owner); };
-  absl::StatusOr<Functions::Deployed> deployed = co_await on_desk(parts_.desk, std::move(work));
+  absl::StatusOr<Functions::Deployed> deployed = co_await on_desk(parts_.yard, std::move(work));
   if (!deployed.ok()) co_return deployed.status();
   const faaskit::RegisteredFunction& function = deployed->function->registered;
   Json json;

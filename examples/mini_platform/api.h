@@ -37,8 +37,10 @@ struct ApiParts {
   faaskit::sinks::RecordFileSink* record_file = nullptr;
   faaskit::sinks::RecordRing* records = nullptr;
   faaskit::sinks::MetricsSink* metrics = nullptr;
-  // For what blocks: deploys, the registry, files. Not the platform's own: a slow check holds up no start.
+  // For what blocks: the registry, files. Not the platform's own: it holds up no start.
   asio::any_io_executor desk{};
+  // For deploys, which take long: they hold up neither views nor logs.
+  asio::any_io_executor yard{};
 };
 
 class Api final : public Application {

@@ -209,6 +209,7 @@ absl::Status serve(Options options) {
 
   // Last to go: sinks write on it.
   asio::thread_pool desk(4);
+  asio::thread_pool yard(4);
 
   auto registry = faaskit::registry::make_sqlite_registry({.path = state->path("registry/registry.db")});
   if (!registry.ok()) return registry.status();
@@ -289,7 +290,8 @@ absl::Status serve(Options options) {
            .record_file = record_file.get(),
            .records = ring.get(),
            .metrics = metrics.get(),
-           .desk = desk.get_executor()},
+           .desk = desk.get_executor(),
+           .yard = yard.get_executor()},
           {.open_metrics = options.open_metrics,
            .max_payload_bytes = options.max_payload_bytes,
            .max_archive_bytes = options.max_archive_bytes});
@@ -323,6 +325,7 @@ absl::Status serve(Options options) {
   // Their calls are over; what is not taken within a moment is not waited for.
   if (!door->wait_until_empty(Clock::now() + 1s)) door->cut();
   // A deploy that is being looked at has its bound; nothing it works on may go before it.
+  yard.join();
   const absl::Status logged = logs->close(5s);
   const absl::Status recorded = record_file->close(5s);
   desk.join();

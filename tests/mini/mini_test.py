@@ -131,6 +131,21 @@ def refusals(serve, root):
     equal(store, 1, "codes in the store")
 
 
+def busy_yard(serve, root):
+    """As many deploys as there may be at once hold up no view."""
+    server = serve()
+    slow = python("x = [%s]\n" % ", ".join(map(str, range(300000))) + ECHO, memory_mb=512)
+    incoming = os.path.join(server.state, "incoming")
+    with concurrent.futures.ThreadPoolExecutor(8) as crowd:
+        deploys = [crowd.submit(server.curl, "PUT", "/functions/f%d" % i, body=slow, admin=True) for i in range(8)]
+        eventually(lambda: [os.path.getsize(os.path.join(incoming, name)) for name in os.listdir(incoming)]
+                   == [len(slow)] * 8, "all bodies are there")
+        server.get("/stats")
+        equal([deploy.result() for deploy in deploys if deploy.done()], [], "deploys that ended before the view came")
+        for deploy in deploys:
+            equal(deploy.result().status, 201, repr(deploy.result()))
+
+
 def no_limits(serve, root):
     """What the platform itself refuses leaves the version that works as it is, also after a restart."""
     memory = [line.split()[4] for line in read("/proc/self/mountinfo").splitlines()
@@ -944,7 +959,7 @@ def ordinary_user(serve, root):
         equal(server.call(name, "you").text, "Hello, you, from %s!\n" % language, name)
 
 
-main_cases = {f.__name__: f for f in (ordinary_user, deploys, paths, refusals, errors, access, tokens, streams, web, views, wire, no_limits, stderr,
+main_cases = {f.__name__: f for f in (ordinary_user, deploys, paths, refusals, errors, access, tokens, streams, web, views, wire, no_limits, stderr, busy_yard,
                                       disconnects, restarts, killed, terminated, descriptors, try_it, strangers)}
 
 if __name__ == "__main__":
