@@ -76,9 +76,14 @@ class Look {
     if (ended_ == "exited with status 0") return absl::OkStatus();
     if (ended_ == "exited with status 1")
       return absl::InvalidArgumentError(output_.empty() ? "at fault, and nothing said" : cleaned(output_));
-    return absl::UnavailableError(absl::StrCat("the runtime ", ended_,
-                                               seat_->usage().oom_killed ? " (out of memory)" : "",
-                                               output_.empty() ? "" : ": ", cleaned(output_)));
+    // Trying again would not help it.
+    if (seat_->usage().oom_killed) {
+      return absl::InvalidArgumentError(absl::StrCat("the runtime ", ended_, ": its memory limit, ",
+                                                     spec.limits.memory_bytes,
+                                                     " bytes, is too little to read the code"));
+    }
+    return absl::UnavailableError(
+        absl::StrCat("the runtime ", ended_, output_.empty() ? "" : ": ", cleaned(output_)));
   }
 
  private:

@@ -114,6 +114,7 @@ def refusals(serve, root):
         "an unknown field": (python(ECHO, frobnicate=1), 400, "frobnicate"),
         "a wrong value": (python(ECHO, timeout_ms=0), 400, "timeout_ms"),
         "a syntax error": (python("def handler(p, c:\n"), 400, "main.py"),
+        "too little memory": (python(ECHO, memory_mb=4), 400, "its memory limit, 4194304 bytes"),
         "no handler": (python("x = 1\n"), 400, "handler"),
         "a way out": (tar({"function.json": "{}", "main.py": ECHO, "../../evil": "x"}), 400, "evil"),
         "a bomb": (tar({"function.json": "{}", "main.py": ECHO, "zeros": bytes(64 << 20)}, compress=True), 413, "max_ratio"),
