@@ -9,17 +9,20 @@
 namespace mini {
 namespace {
 
+std::string lower(std::string text) {
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
+  }
+  return text;
+}
+
 // Without its port; lower case.
 std::string host_name(std::string_view host) {
   const std::size_t colon = host.rfind(':');
   if (colon != std::string_view::npos && host.find(']', colon) == std::string_view::npos) {
     host = host.substr(0, colon);
   }
-  std::string name(host);
-  for (char& c : name) {
-    if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
-  }
-  return name;
+  return lower(std::string(host));
 }
 
 bool contains(const std::vector<std::string>& list, std::string_view what) {
@@ -40,7 +43,9 @@ bool looks_like_jwt(std::string_view token) { return std::count(token.begin(), t
 
 Access::Access(faaskit::auth::AdminToken token, std::unique_ptr<faaskit::auth::JwtVerifier> jwt,
                AccessOptions options)
-    : token_(std::move(token)), jwt_(std::move(jwt)), options_(std::move(options)) {}
+    : token_(std::move(token)), jwt_(std::move(jwt)), options_(std::move(options)) {
+  for (std::string& host : options_.hosts) host = lower(std::move(host));
+}
 
 absl::Status Access::check_origin(const Request& request, bool invocation) const {
   const std::string host = host_name(request.header("host"));

@@ -52,7 +52,7 @@ class Access {
  private:
   const faaskit::auth::AdminToken token_;
   const std::unique_ptr<faaskit::auth::JwtVerifier> jwt_;  // may be null
-  const AccessOptions options_;
+  AccessOptions options_;
 };
 
 }  // namespace mini

@@ -309,7 +309,7 @@ def errors(serve, root):
 
 def access(serve, root):
     """Who may do what: hosts, origins, keys."""
-    server = serve("--host", "mini.example", "--allow-origin", "https://good.example")
+    server = serve("--host", "Mini.Example", "--allow-origin", "https://good.example")
     server.deploy("f", python(ECHO))
     equal(server.curl("GET", "/healthz").status, 200, "health")
     for path in ("/functions", "/sandboxes", "/stats", "/metrics", "/records", "/functions/f", "/functions/f/logs",
