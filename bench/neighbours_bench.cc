@@ -1,6 +1,9 @@
 // What a function feels of bad neighbours: eight that spin and one that eats memory, in sandboxes beside its
 // own, with the limits of faaskit and without.
 //
+// Weights are what keeps its latency: a neighbour of weight 10 gives way when it wakes. A bound (cpu_max) on
+// top caps what a neighbour costs, and makes the tail longer: groups that were stopped come back all at once.
+//
 // The victim burns 5 ms of CPU time per call, one call after another with a pause between. Its p99 alone, in
 // the same run, is the floor. Every answer is checked for the CPU time it says it took.
 #include <algorithm>
@@ -126,9 +129,9 @@ int main(int argc, char** argv) {
   bench.measure();  // warms up
 
   const Limits rows[] = {
-      {"weight 10, 0.25 CPU each, 256 MiB", 10, 250, 256ull << 20},
-      {"0.25 CPU each, 256 MiB", 100, 250, 256ull << 20},
       {"weight 10, 256 MiB", 10, std::nullopt, 256ull << 20},
+      {"weight 10, 0.25 CPU each, 256 MiB", 10, 250, 256ull << 20},
+      {"weight 100, 0.25 CPU each, 256 MiB", 100, 250, 256ull << 20},
       {"no CPU limits, 4 GiB", 100, std::nullopt, 4096ull << 20},
   };
   std::vector<std::vector<double>> alone;
@@ -149,16 +152,16 @@ int main(int argc, char** argv) {
     const double middle = percentile(p99, 0.5);
     std::printf("%-38s %8.2f %8.2f [%.2f-%.2f]", name, percentile(p50, 0.5), middle,
                 *std::min_element(p99.begin(), p99.end()), *std::max_element(p99.begin(), p99.end()));
-    if (floor > 0) std::printf("  %6.2fx", middle / floor);
+    if (floor > 0) std::printf("  %6.2fx%s", middle / floor, middle <= 2 * floor ? " ok" : "");
     std::printf("\n");
     return middle;
   };
   std::printf("a function of %d ms CPU, %d calls per round, medians of %d rounds; %u CPUs\n", kBurnMs, calls,
               kRounds, std::thread::hardware_concurrency());
-  std::printf("%-38s %8s %8s\n", "neighbours: 8 spinners, 1 memory hog", "p50 ms", "p99 ms [spread]");
+  std::printf("%-38s %8s %8s  (bar: 2x)\n", "neighbours: 8 spinners, 1 memory hog", "p50 ms",
+              "p99 ms [spread]");
   const double floor = print("none (alone)", alone, 0);
   for (std::size_t i = 0; i < std::size(rows); ++i) {
-    const double p99 = print(rows[i].name, beside[i], floor);
-    if (i == 0) std::printf("%-38s %s (bar: 2x)\n", "", p99 <= 2 * floor ? "within the bar" : "OVER the bar");
+    print(rows[i].name, beside[i], floor);
   }
 }
