@@ -12,28 +12,15 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "temporary_folder.h"
 
 namespace faaskit::auth {
 namespace {
 
 using absl::StatusCode;
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "faaskit-auth-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file() const { return path_ + "/admin.token"; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
+struct Folder : TemporaryFolder {
+  std::string file() const { return path() + "/admin.token"; }
 };
 
 std::string text_of(const std::string& path) {

@@ -22,30 +22,21 @@
 
 #include "catch.hpp"
 #include "faaskit/code/code_store.h"
+#include "temporary_folder.h"
 
 namespace faaskit::code::testing {
 
 namespace fs = std::filesystem;
 
-// Gone at the end, with all that is in it.
+// Open to others, as a function's folder must be.
 class Folder {
  public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "faaskit-code-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-    fs::permissions(path_, fs::perms(0755));
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
+  Folder() : path_(folder_.path()) { fs::permissions(path_, fs::perms(0755)); }
   fs::path operator/(const std::string& name) const { return path_ / name; }
   const fs::path& path() const { return path_; }
 
  private:
+  TemporaryFolder folder_;
   fs::path path_;
 };
 

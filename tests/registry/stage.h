@@ -11,27 +11,12 @@
 
 #include "catch.hpp"
 #include "faaskit/registry/sqlite_registry.h"
+#include "temporary_folder.h"
 
 namespace faaskit::registry {
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "faaskit-registry-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  const std::string& path() const { return path_; }
-  std::string file() const { return path_ + "/registry.db"; }
-
- private:
-  std::string path_;
+struct Folder : TemporaryFolder {
+  std::string file() const { return path() + "/registry.db"; }
 };
 
 inline std::unique_ptr<Registry> open(const SqliteRegistryOptions& options) {

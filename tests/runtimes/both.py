@@ -154,10 +154,18 @@ def cases(functions):
                                           item[1].__code__.co_firstlineno or 0) if name not in ("functions",)]
 
 
-def main(cases, command, slow, arguments):
-    """arguments: "quick", "slow", or names of cases."""
+SLOW = ["crumbs_are_joined_in_the_end", "a_stream_of_100_mb_takes_no_memory"]
+
+
+def main(functions, module, command, arguments):
+    """Runs the cases of both, with `functions`, and those of `module` (its globals): its functions of one argument
+    called `command`. arguments: "quick", "slow", or names of cases."""
+    all_cases = cases(functions) + [
+        value for value in list(module.values())
+        if getattr(value, "__module__", None) == module["__name__"] and callable(value)
+        and value.__code__.co_varnames[: value.__code__.co_argcount] == ("command",)]
     if arguments == ["slow"]:
-        arguments = slow
+        arguments = SLOW
     elif arguments == ["quick"]:
-        arguments = [case.__name__ for case in cases if case.__name__ not in slow]
-    sys.exit(run(cases, command, arguments))
+        arguments = [case.__name__ for case in all_cases if case.__name__ not in SLOW]
+    sys.exit(run(all_cases, command, arguments))

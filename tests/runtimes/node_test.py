@@ -8,7 +8,6 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import both
 from both import main
 from peer import *  # noqa: F403
 
@@ -376,13 +375,8 @@ def functions(name):
     return {"index.js": code}, handler
 
 
-SLOW = ["crumbs_are_joined_in_the_end", "a_stream_of_100_mb_takes_no_memory"]
-CASES = [value for value in list(globals().values())
-         if getattr(value, "__module__", None) == __name__ and callable(value)
-         and value.__code__.co_varnames[: value.__code__.co_argcount] == ("command",)]
-
 if __name__ == "__main__":
     if not os.access(sys.argv[1], os.X_OK):
         print("SKIPPED: there is no node at %s" % sys.argv[1])
         sys.exit(77)
-    main(both.cases(functions) + CASES, sys.argv[1:3], SLOW, sys.argv[3:])
+    main(functions, globals(), sys.argv[1:3], sys.argv[3:])

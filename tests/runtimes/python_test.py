@@ -8,7 +8,6 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import both
 from both import main
 from peer import *  # noqa: F403
 
@@ -517,10 +516,5 @@ def functions(name):
     return {"main.py": code}, handler
 
 
-SLOW = ["crumbs_are_joined_in_the_end", "a_stream_of_100_mb_takes_no_memory"]
-CASES = [value for value in list(globals().values())
-         if getattr(value, "__module__", None) == __name__ and callable(value)
-         and value.__code__.co_varnames[: value.__code__.co_argcount] == ("command",)]
-
 if __name__ == "__main__":
-    main(both.cases(functions) + CASES, [sys.argv[1], "-IB", sys.argv[2]], SLOW, sys.argv[3:])
+    main(functions, globals(), [sys.argv[1], "-IB", sys.argv[2]], sys.argv[3:])

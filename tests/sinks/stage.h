@@ -18,27 +18,13 @@
 #include "faaskit/port/log_sink.h"
 #include "faaskit/port/record_sink.h"
 #include "sinks/disk.h"
+#include "temporary_folder.h"
 
 namespace faaskit::sinks {
 
 using namespace std::chrono_literals;
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "faaskit-sinks-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
+using Folder = TemporaryFolder;
 
 inline std::string text_of(const std::string& path) {
   std::ifstream file(path);
