@@ -211,6 +211,7 @@ class PlatformImpl final : public Platform {
     hosted.code = std::move(function.code);
     hosted.warm_up = std::move(function.warm_up);
     hosted.keep_alive = function.keep_alive;
+    hosted.lifetime = function.lifetime;
     hosted.spec = {.name = function.name,
                    .version = version,
                    .runtime = std::move(function.runtime),
@@ -272,6 +273,7 @@ class PlatformImpl final : public Platform {
             .timeout = options.timeout,
             .priority = options.priority,
             .tenant = std::move(options.tenant),
+            .cancel = options.cancel,
             .shard = options.shard};
   }
 

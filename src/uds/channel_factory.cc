@@ -19,6 +19,7 @@ class UdsChannel final : public Channel {
   std::size_t begin_call(ChannelCall call, CallHandler done) override {
     return connection_->begin_call(std::move(call), std::move(done));
   }
+  void ping(PingHandler done) override { connection_->ping(std::move(done)); }
   void close(absl::Status why) override { connection_->close(std::move(why)); }
   bool is_open() const override { return connection_->is_open(); }
 

@@ -85,6 +85,12 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
   return sent;
 }
 
+void Connection::ping(Channel::PingHandler done) {
+  asio::post(socket_.get_executor(), [done = std::move(done)]() mutable {
+    done(absl::UnimplementedError("ping: not spoken by this channel yet"));
+  });
+}
+
 std::size_t Connection::send_once() {
   std::array<iovec, kMaxPieces> pieces;
   std::size_t count = 0;

@@ -28,6 +28,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void async_hello(Channel::HelloHandler done);
   void on_closed(Channel::ClosedHandler closed) { closed_handler_ = std::move(closed); }
   std::size_t begin_call(ChannelCall call, Channel::CallHandler done);
+  void ping(Channel::PingHandler done);
   void close(absl::Status why);
   bool is_open() const { return open_; }
   // The Channel is gone: no handler runs any more.

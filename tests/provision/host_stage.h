@@ -174,6 +174,9 @@ class FakeChannel final : public Channel {
     script_.calls.push_back(std::move(done));
     return 0;
   }
+  void ping(PingHandler done) override {
+    asio::post(home_, [done = std::move(done)]() mutable { done(absl::OkStatus()); });
+  }
   void close(absl::Status) override { open_ = false; }
   bool is_open() const override { return open_; }
 

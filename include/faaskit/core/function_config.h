@@ -44,6 +44,14 @@ struct StartRetry {
   // Pause after the first failure; doubles up to `max_backoff`, with full jitter on its upper half.
   std::chrono::milliseconds backoff{50};
   std::chrono::milliseconds max_backoff{2000};
+  // The breaker: after so many failed starts in a row the function is taken for one that crashes at every
+  // start. It opens: no start is admitted, not even for `provisioned`, and calls that nothing else covers are
+  // answered at once with the last error. At least 1.
+  std::uint32_t breaker_failures = 10;
+  // How long it stays open, with jitter of up to a fifth. Then it is half open: one start is admitted once
+  // somebody waits or `provisioned` wants it. Its success closes the breaker, its failure opens it again. A
+  // redeploy closes it.
+  std::chrono::milliseconds breaker_open{10000};
 };
 
 struct FunctionConfig {

@@ -92,8 +92,12 @@ struct RepairReport {
   std::vector<StartRequest> unclaimed;
 };
 
+// The breaker of a function whose starts fail; see StartRetry.
+enum class Breaker : std::uint8_t { closed, open, half_open };
+
 struct QueueStats {
   // Now.
+  Breaker breaker = Breaker::closed;
   std::uint64_t waiters = 0;
   std::uint64_t idle = 0;
   std::uint64_t leased = 0;
@@ -109,6 +113,7 @@ struct QueueStats {
   std::uint64_t refused = 0;
   std::uint64_t starts_admitted = 0;
   std::uint64_t starts_failed = 0;
+  std::uint64_t breaker_opened = 0;
   // Starts that nobody waited for any more when they were ready, and what the steals that made them so
   // saved: ready time of the surplus start minus hand-over time.
   std::uint64_t surplus_starts = 0;

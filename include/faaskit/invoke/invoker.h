@@ -51,6 +51,11 @@ class FAASKIT_EXPORT InvocationStream {
   InvocationStream() = default;
 };
 
+// What a cancellation may end.
+//   waiting      the wait for a sandbox; a call that runs, runs to its end
+//   running_too  a running call as well, at the price of its sandbox
+enum class Cancel : std::uint8_t { waiting, running_too };
+
 struct Invocation {
   FunctionHandle function{};
   Bytes payload{};
@@ -67,6 +72,7 @@ struct Invocation {
   // Smaller is served first.
   std::int32_t priority = 0;
   std::string tenant{};
+  Cancel cancel = Cancel::waiting;
   // The shard whose thread calls; kAnyShard from any other thread.
   ShardIndex shard = kAnyShard;
 };
@@ -79,7 +85,7 @@ struct InvocationResult {
   //   kUnavailable        no sandbox could be started, or it died during the call: with the cause
   //   kInvalidArgument    a limit on the payload
   //   kNotFound           the function is not defined
-  //   kCancelled          cancelled while waiting, or the host is stopping
+  //   kCancelled          cancelled (see Invocation::cancel), or the host is stopping
   //   kInternal           the sandbox broke the protocol
   absl::Status status{};
   Bytes payload{};  // empty if it went to a stream
@@ -144,7 +150,7 @@ class FAASKIT_EXPORT Invoker {
   }
 
   // Completion signature: void(InvocationResult).
-  // Cancellation: every type but none, while the call waits; once it runs it runs to its end.
+  // Cancellation: every type but none, as far as Invocation::cancel goes.
   template <asio::completion_token_for<void(InvocationResult)> Token>
   auto async_invoke(Invocation invocation, Token&& token) {
     return initiate<InvocationResult>(this, &Invoker::do_invoke, std::move(invocation),

@@ -73,6 +73,7 @@ struct Function {
   StartRetry retry = {};
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
+  Lifetime lifetime = {};
   // Kept live whether anybody calls or not; keep_alive does not end them.
   std::uint32_t provisioned = 0;
   std::vector<WarmUp> warm_up = {};
@@ -84,6 +85,7 @@ struct InvokeOptions {
   std::string content_type = {};
   std::string trace = {};
   std::string tenant = {};
+  Cancel cancel = Cancel::waiting;
   Metadata metadata = {};
   std::shared_ptr<InvocationStream> stream = {};
   Phases phases = {};

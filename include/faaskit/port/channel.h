@@ -96,6 +96,7 @@ class FAASKIT_EXPORT Channel {
  public:
   using HelloHandler = absl::AnyInvocable<void(absl::StatusOr<Hello>)>;
   using CallHandler = absl::AnyInvocable<void(CallResult)>;
+  using PingHandler = absl::AnyInvocable<void(absl::Status)>;
   using ClosedHandler = absl::AnyInvocable<void(absl::Status)>;
 
   Channel(const Channel&) = delete;
@@ -120,7 +121,13 @@ class FAASKIT_EXPORT Channel {
   // channel's end. It may close the channel.
   virtual std::size_t begin_call(ChannelCall call, CallHandler done) = 0;
 
-  // Ends the connection now. A call in flight completes with `why` (posted).
+  // Asks the worker for a sign of life: one non-blocking send attempt before it returns, as begin_call(), so
+  // that the caller may thaw right after it. `done` runs exactly once, always posted: OK when the answer has
+  // come, else why the connection ended; there is no deadline of its own.
+  // REQUIRES: no call and no ping in flight.
+  virtual void ping(PingHandler done) = 0;
+
+  // Ends the connection now. A call or ping in flight completes with `why` (posted).
   virtual void close(absl::Status why) = 0;
   virtual bool is_open() const = 0;
 

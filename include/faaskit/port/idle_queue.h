@@ -88,6 +88,9 @@ struct ClaimParams {
   FunctionHandle function{};
   StartId start{};
   SandboxId sandbox{};
+  // The host is full, and would end an idle sandbox of another function for this start: it gets it only if
+  // somebody waits for it, or `provisioned` wants it. Otherwise the start is dropped (kNotFound).
+  bool needs_room = false;
 };
 struct OfferParams {
   FunctionHandle function{};

@@ -28,6 +28,8 @@ struct ExecutionRecord {
   SandboxId sandbox{};
   bool cross_shard = false;
   std::uint32_t attempts = 1;
+  // Of the sandbox, warm-ups not counted: 1 is its first call; 0: no sandbox was leased, or it is not known.
+  std::uint64_t use = 0;
   std::chrono::nanoseconds total{};
   Phases phases{};
   std::uint64_t payload_bytes = 0;

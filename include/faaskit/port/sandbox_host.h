@@ -44,7 +44,7 @@ struct HostReply {
   //   kInternal           it broke the protocol
   //   kInvalidArgument    the payload exceeds a limit; nothing began, the sandbox is clean
   //   kNotFound           no such sandbox on this host
-  //   kCancelled          the host is stopping
+  //   kCancelled          the host is stopping, or the caller cancelled
   absl::Status status{};
   // The function did not begin, provably: the same call may be made on another sandbox.
   bool never_began = false;
@@ -59,6 +59,8 @@ struct HostReply {
   std::chrono::nanoseconds run_time{};
   // The sandbox was frozen, or asked to freeze, when the call came.
   bool thawed = false;
+  // As ExecutionRecord's.
+  std::uint64_t use = 0;
   // thaw, run, freeze; and those of the sandbox's start if this was its first call.
   Phases phases{};
   // As ExecutionRecord's.
@@ -77,6 +79,9 @@ class FAASKIT_EXPORT SandboxHost {
   virtual executor_type get_executor() const = 0;
 
   // Runs one invocation. Completion signature: void(HostReply). Always by the deadline.
+  // Cancellation: every type but none. Answered at once with kCancelled; if the call had begun its sandbox is
+  // destroyed, since nobody knows what it was in the middle of. One that comes after the reply changes
+  // nothing.
   template <asio::completion_token_for<void(HostReply)> Token>
   auto async_call(HostCall call, Token&& token) {
     return initiate<HostReply>(this, &SandboxHost::do_call, std::move(call), std::forward<Token>(token));

@@ -82,6 +82,21 @@ struct WarmUp {
   std::chrono::milliseconds timeout = std::chrono::seconds(10);
 };
 
+// When a healthy sandbox is ended all the same, and when it is asked whether it is healthy. Where
+// `provisioned` wants it kept, another takes its place.
+struct Lifetime {
+  // Since its start was claimed. It ends when it is idle: a running call is never cut short. Up to a tenth
+  // less, at random, so that sandboxes started together do not end together. nullopt: no maximum.
+  std::optional<std::chrono::milliseconds> max_age{};
+  // Calls, warm-ups not counted; at least 1. nullopt: no maximum.
+  std::optional<std::uint64_t> max_uses{};
+  // A call that finds the sandbox idle for longer than this is preceded by a ping. No answer within
+  // `ping_timeout`, or by the call's deadline: the sandbox is destroyed, and the call, which never began,
+  // moves on to another. nullopt: never.
+  std::optional<std::chrono::milliseconds> ping_after = std::chrono::minutes(1);
+  std::chrono::milliseconds ping_timeout = std::chrono::seconds(1);
+};
+
 struct HostedFunction {
   FunctionHandle handle{};
   FunctionSpec spec{};
@@ -91,6 +106,7 @@ struct HostedFunction {
   std::vector<WarmUp> warm_up{};  // in order, all before the first offer
   // An idle sandbox is destroyed after this long.
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
+  Lifetime lifetime{};
 };
 
 // One sandbox, as its host sees it.

@@ -22,9 +22,14 @@
 
 namespace faaskit {
 
+inline constexpr std::uint64_t kNoMemoryBudget = ~std::uint64_t{0};
+
 struct StartLimits {
   // Live and starting on this host, until reaped.
   std::uint32_t max_sandboxes = 512;
+  // The memory that those may use together, as the sum of their own limits (ResourceLimits::memory_bytes).
+  // Unlimited ones count as nothing. A function whose sandboxes could never fit is refused at its deploy.
+  std::uint64_t max_memory_bytes = kNoMemoryBudget;
   // Being made at once: process creation is CPU-bound, and more of it only makes each one later.
   std::uint32_t max_concurrent_starts = 8;
   // Known and not begun. Beyond this an arrival is dropped; the engine sends it again.
