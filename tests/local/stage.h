@@ -188,6 +188,13 @@ struct Stage {
     REQUIRE(platform->deploy(std::move(function)).ToString() == "OK");
   }
 
+  // Deploys a program that speaks the channel itself; commanded_worker.cc has the words of the usual one.
+  void deploy_program(local::Function function, const std::string& program = FAASKIT_COMMANDED_WORKER) {
+    function.runtime = "exec";
+    function.code_path = program;
+    REQUIRE(platform->deploy(std::move(function)).ToString() == "OK");
+  }
+
   InvocationResult invoke(std::string_view function, std::string_view payload,
                           std::chrono::milliseconds timeout = 20s) {
     local::InvokeOptions options;
@@ -219,6 +226,46 @@ struct Stage {
   std::shared_ptr<Records> records = std::make_shared<Records>();
   std::unique_ptr<local::Platform> platform;
 };
+
+// The group that all of a platform's sandboxes are in. REQUIRES: it has one now.
+inline std::string groups_of(const local::Platform& platform) {
+  return std::filesystem::path(platform.sandboxes().at(0).cgroup).parent_path();
+}
+
+inline std::size_t entries(const std::string& folder) {
+  std::error_code gone;
+  std::filesystem::directory_iterator each(folder, gone);
+  return gone ? 0 : static_cast<std::size_t>(std::distance(each, std::filesystem::directory_iterator()));
+}
+
+// What a sandbox could leave behind in this process and on this machine.
+struct Belongings {
+  std::size_t descriptors = 0;
+  std::size_t children = 0;  // dead ones included
+  std::size_t mounts = 0;
+  std::size_t groups = 0;
+
+  static Belongings now(const std::string& group) {
+    Belongings now;
+    now.descriptors = entries("/proc/self/fd");
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream list(task.path() / "children");
+      for (pid_t child; list >> child;) ++now.children;
+    }
+    std::ifstream mounts("/proc/self/mountinfo");
+    for (std::string line; std::getline(mounts, line);) ++now.mounts;
+    std::error_code gone;
+    for (std::filesystem::directory_iterator each(group, gone), end; !gone && each != end;
+         each.increment(gone))
+      now.groups += each->is_directory(gone) ? 1 : 0;
+    return now;
+  }
+  bool operator==(const Belongings&) const = default;
+};
+inline std::ostream& operator<<(std::ostream& out, const Belongings& b) {
+  return out << b.descriptors << " descriptors, " << b.children << " children, " << b.mounts << " mounts, "
+             << b.groups << " groups";
+}
 
 inline bool exists(pid_t pid) { return ::kill(pid, 0) == 0; }
 
