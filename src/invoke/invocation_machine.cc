@@ -35,7 +35,8 @@ InvocationMachine::Step InvocationMachine::called(const CallEnd& end, TimePoint 
     step.outcome = Outcome::reusable;
     return step;
   }
-  if (end.never_began) return again(Outcome::retired, end.status, now);
+  // Nobody waits any more for what was cancelled.
+  if (end.never_began && !absl::IsCancelled(end.status)) return again(Outcome::retired, end.status, now);
   Step step = finish(end.status);
   step.settle = true;
   step.outcome = Outcome::retired;

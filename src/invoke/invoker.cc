@@ -70,6 +70,11 @@ struct Call {
   asio::cancellation_signal stop_waiting;
   bool cancellable = false;
   bool cancelled = false;
+  // Where it runs, if its caller may end that; and how to, on that shard's thread.
+  std::optional<asio::any_io_executor> running_at;
+  asio::cancellation_signal stop_running;
+
+  bool may_be_cut() const { return cancellable && invocation.cancel == Cancel::running_too; }
 };
 using CallPtr = std::shared_ptr<Call>;
 
@@ -149,10 +154,13 @@ class InvokerImpl final : public Invoker {
                  shard = executors_.shards[call->shard]](asio::cancellation_type_t type) {
       if (type == asio::cancellation_type::none) return;
       asio::post(shard, [weak, type] {
-        if (CallPtr call = weak.lock()) {
-          call->cancelled = true;
-          call->stop_waiting.emit(type);
-        }
+        CallPtr call = weak.lock();
+        if (!call) return;
+        call->cancelled = true;
+        call->stop_waiting.emit(type);
+        if (!call->running_at) return;
+        const asio::any_io_executor there = *call->running_at;
+        asio::post(there, [call = std::move(call), type] { call->stop_running.emit(type); });
       });
     });
   }
@@ -161,6 +169,7 @@ class InvokerImpl final : public Invoker {
   void acquire(CallPtr call) {
     const asio::any_io_executor& shard = executors_.shards[call->shard];
     asio::dispatch(shard, [this, call = std::move(call)]() mutable {
+      call->running_at.reset();
       if (call->cancelled) return cancelled(*call);
       if (under_way_->stopping) return finish(*call, stopped());
       begin_waiting();
@@ -178,19 +187,16 @@ class InvokerImpl final : public Invoker {
       parts_.idle->async_acquire(
           std::move(params),
           asio::bind_cancellation_slot(
-              slot, asio::bind_executor(
-                        executor, [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
-                          waiting_.fetch_sub(1, std::memory_order_relaxed);
-                          if (!lease.ok()) {
-                            if (absl::IsUnavailable(lease.status())) put_back(*call);
-                            return perform(call, call->machine.not_acquired(lease.status()));
-                          }
-                          if (call->cancelled) {
-                            std::move(*lease).release();  // it overtook the cancel, and is put back unused
-                            return cancelled(*call);
-                          }
-                          leased(std::move(call), *std::move(lease));
-                        })));
+              slot, asio::bind_executor(executor,
+                                        [this, call = std::move(call)](absl::StatusOr<Lease> lease) mutable {
+                                          waiting_.fetch_sub(1, std::memory_order_relaxed);
+                                          if (!lease.ok()) {
+                                            if (absl::IsUnavailable(lease.status())) put_back(*call);
+                                            return perform(call, call->machine.not_acquired(lease.status()));
+                                          }
+                                          if (call->cancelled) return unused(*call, *std::move(lease));
+                                          leased(std::move(call), *std::move(lease));
+                                        })));
     });
   }
 
@@ -232,11 +238,33 @@ class InvokerImpl final : public Invoker {
                        .payload = std::move(call->invocation.payload),
                        .stream = call->relay};
     call->lease.emplace(std::move(lease));
-    parts_.host->async_call(std::move(host_call),
-                            asio::bind_executor(executors_.shards[home % executors_.shards.size()],
-                                                [this, call = std::move(call)](HostReply reply) mutable {
-                                                  replied(call, std::move(reply));
-                                                }));
+    const asio::any_io_executor& there = executors_.shards[home % executors_.shards.size()];
+    if (call->may_be_cut()) return run_until_cut(std::move(call), std::move(host_call), there);
+    parts_.host->async_call(
+        std::move(host_call),
+        asio::bind_executor(there, [this, call = std::move(call)](HostReply reply) mutable {
+          replied(call, std::move(reply));
+        }));
+  }
+
+  // By way of its own shard, where a cancellation comes; and begun where it will be passed on, so that the
+  // signal has one thread.
+  void run_until_cut(CallPtr call, HostCall host_call, const asio::any_io_executor& there) {
+    const asio::any_io_executor& shard = executors_.shards[call->shard];
+    asio::dispatch(shard, [this, there, call = std::move(call), host_call = std::move(host_call)]() mutable {
+      if (call->cancelled) return unused(*call, *std::exchange(call->lease, std::nullopt));
+      call->running_at = there;
+      asio::dispatch(
+          there, [this, there, call = std::move(call), host_call = std::move(host_call)]() mutable {
+            const auto slot = call->stop_running.slot();
+            parts_.host->async_call(
+                std::move(host_call),
+                asio::bind_cancellation_slot(
+                    slot, asio::bind_executor(there, [this, call = std::move(call)](HostReply reply) mutable {
+                      replied(call, std::move(reply));
+                    })));
+          });
+    });
   }
 
   void replied(const CallPtr& call, HostReply reply) {
@@ -255,6 +283,7 @@ class InvokerImpl final : public Invoker {
     take_phases(*call, reply.phases);
     call->log_bytes = reply.log_bytes;
     call->lost_log_bytes = reply.lost_log_bytes;
+    call->result.use = reply.use;
     if (step.action == InvocationMachine::Action::finish && step.status.ok()) {
       step.status = std::move(reply.reply.function_status);
       call->reply_bytes = std::max<std::uint64_t>(reply.reply.payload_bytes, reply.reply.payload.size());
@@ -297,6 +326,11 @@ class InvokerImpl final : public Invoker {
   }
 
   static absl::Status stopped() { return absl::CancelledError("invoke: this invoker is stopping"); }
+  // A lease that overtook the cancel is put back as it came.
+  void unused(Call& call, Lease lease) {
+    std::move(lease).release();
+    cancelled(call);
+  }
   void cancelled(Call& call) {
     finish(call, absl::CancelledError("invoke: cancelled by the caller while it waited"));
   }
@@ -304,7 +338,10 @@ class InvokerImpl final : public Invoker {
   void finish(Call& call, absl::Status status) {
     call.result.status = std::move(status);
     call.result.total = parts_.clock->now() - call.begun;
-    if (call.result.sandbox.host == 0) call.result.wait = call.result.total;
+    if (call.result.sandbox.host == 0) {
+      call.result.wait = call.result.total;
+      call.result.phases.set(Phase::acquire, call.result.wait);
+    }
     const ShardIndex shard = call.shard;
     std::optional<ExecutionRecord> record;
     if (parts_.records) record = begin_record(call);
@@ -341,6 +378,7 @@ class InvokerImpl final : public Invoker {
             .sandbox = result.sandbox,
             .cross_shard = result.cross_shard,
             .attempts = result.attempts,
+            .use = result.use,
             .total = result.total,
             .phases = result.phases,
             .payload_bytes = call.payload_bytes,

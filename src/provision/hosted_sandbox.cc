@@ -335,6 +335,23 @@ void HostedSandbox::answer(HostReply reply) {
   finish_if_dead();
 }
 
+// Answered while it runs: nobody knows what the sandbox is in the middle of.
+void HostedSandbox::cut(absl::Status why) {
+  HostReply reply;
+  reply.status = why;
+  death_pending_.reset();
+  read_output(kOutputPerTurn);
+  answer(std::move(reply));
+  destroy(std::move(why));
+}
+
+void HostedSandbox::cancel(Token token, const LeaseId& lease) {
+  if (!running_ || running_->call.token != token || running_->call.lease != lease) return;
+  cut(absl::CancelledError(
+      absl::StrFormat("call on %s: cancelled by the caller after %d ms", to_string(sandbox().id),
+                      std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count())));
+}
+
 // ---- rest: freeze and keep-alive
 
 void HostedSandbox::rest(TimePoint now) {
@@ -417,14 +434,9 @@ void HostedSandbox::alarm(Alarm alarm) {
       if (death_pending_) {
         answer_death();  // its cause has no more time
       } else if (running_) {
-        HostReply reply;
-        reply.status = absl::DeadlineExceededError(absl::StrFormat(
+        cut(absl::DeadlineExceededError(absl::StrFormat(
             "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),
-            std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count()));
-        const absl::Status why = reply.status;
-        read_output(kOutputPerTurn);
-        answer(std::move(reply));
-        destroy(why);
+            std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count())));
       } else if (warming_up_ && !machine_.ending()) {
         read_output(kOutputPerTurn);
         warm_up_failed(absl::DeadlineExceededError(

@@ -76,6 +76,8 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void not_born(absl::Status why);
 
   void call(HostCall call, asio::any_io_executor home, Handler<HostReply> done);
+  // The caller of that lease's call has gone: if it runs it is answered now, and this sandbox is ended.
+  void cancel(Token token, const LeaseId& lease);
   void alarm(Alarm alarm);
   // Whatever it does now, it is ended for `why`.
   void destroy(absl::Status why);
@@ -128,6 +130,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void on_channel_closed(absl::Status why);
   void on_exit();
   void answer(HostReply reply);
+  void cut(absl::Status why);
   void answer_death();
   void offer(const Offer& offer);
   void offered(const Offer& offer, const absl::Status& status);

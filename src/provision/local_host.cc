@@ -10,7 +10,9 @@
 #include <absl/container/flat_hash_map.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <boost/asio/associated_cancellation_slot.hpp>
 #include <boost/asio/bind_executor.hpp>
+#include <boost/asio/cancellation_type.hpp>
 #include <boost/asio/dispatch.hpp>
 
 #include "provision/hosted_sandbox.h"
@@ -120,25 +122,21 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void call(HostCall call, asio::any_io_executor home, Handler<HostReply> done) {
     HostShard& shard = *shards_[call.home_shard % shards_.size()];
+    std::shared_ptr<std::atomic<bool>> cancelled = watch_for_cancel(shard, call, done);
     // On the home shard already: no hop, and the first send is made before this returns.
-    asio::dispatch(shard.executor, [self = shared_from_this(), &shard, call = std::move(call),
-                                    home = std::move(home), done = std::move(done)]() mutable {
-      auto known =
-          call.sandbox.host == self->id_ ? shard.sandboxes.find(call.sandbox.number) : shard.sandboxes.end();
-      if (known == shard.sandboxes.end() || self->stopping_.load(std::memory_order_relaxed)) {
-        HostReply reply;
-        if (self->stopping_.load(std::memory_order_relaxed)) {
-          reply.status = absl::CancelledError("call: this host is stopping");
-        } else {
-          reply.status = absl::NotFoundError(
-              absl::StrCat("call: no sandbox ", to_string(call.sandbox), " on this host"));
-          reply.never_began = true;
-        }
-        reply.payload = std::move(call.payload);
-        return complete(home, std::move(done), std::move(reply));
-      }
-      known->second->call(std::move(call), std::move(home), std::move(done));
-    });
+    asio::dispatch(shard.executor,
+                   [self = shared_from_this(), &shard, cancelled = std::move(cancelled),
+                    call = std::move(call), home = std::move(home), done = std::move(done)]() mutable {
+                     if (cancelled && cancelled->load(std::memory_order_relaxed)) {
+                       HostReply reply;
+                       reply.status = absl::CancelledError(absl::StrCat(
+                           "call on ", to_string(call.sandbox), ": cancelled by the caller before it began"));
+                       reply.never_began = reply.clean = true;
+                       reply.payload = std::move(call.payload);
+                       return complete(home, std::move(done), std::move(reply));
+                     }
+                     self->call_here(shard, std::move(call), std::move(home), std::move(done));
+                   });
   }
 
   void stop(asio::any_io_executor home, Handler<absl::Status> done) {
@@ -213,6 +211,44 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   struct HostShard : Shard {
     absl::flat_hash_map<std::uint64_t, SandboxPtr> sandboxes;  // on the shard's thread
   };
+
+  // On the home shard.
+  void call_here(HostShard& shard, HostCall call, asio::any_io_executor home, Handler<HostReply> done) {
+    auto known = call.sandbox.host == id_ ? shard.sandboxes.find(call.sandbox.number) : shard.sandboxes.end();
+    const bool stopping = stopping_.load(std::memory_order_relaxed);
+    if (!stopping && known != shard.sandboxes.end())
+      return known->second->call(std::move(call), std::move(home), std::move(done));
+    HostReply reply;
+    if (stopping) {
+      reply.status = absl::CancelledError("call: this host is stopping");
+    } else {
+      reply.status =
+          absl::NotFoundError(absl::StrCat("call: no sandbox ", to_string(call.sandbox), " on this host"));
+      reply.never_began = true;
+    }
+    reply.payload = std::move(call.payload);
+    complete(home, std::move(done), std::move(reply));
+  }
+
+  // The flag that a cancellation raises at once; null: nobody can cancel this call.
+  std::shared_ptr<std::atomic<bool>> watch_for_cancel(HostShard& shard, const HostCall& call,
+                                                      const Handler<HostReply>& done) {
+    auto slot = asio::get_associated_cancellation_slot(done);
+    if (!slot.is_connected()) return nullptr;
+    auto cancelled = std::make_shared<std::atomic<bool>>(false);
+    slot.assign([weak = weak_from_this(), &shard, executor = shard.executor, cancelled, id = call.sandbox,
+                 token = call.token, lease = call.lease](asio::cancellation_type_t type) {
+      if (type == asio::cancellation_type::none) return;
+      cancelled->store(true, std::memory_order_relaxed);
+      asio::post(executor, [weak, &shard, id, token, lease] {
+        auto self = weak.lock();  // and with it the shard
+        if (!self) return;
+        auto known = id.host == self->id_ ? shard.sandboxes.find(id.number) : shard.sandboxes.end();
+        if (known != shard.sandboxes.end()) SandboxPtr(known->second)->cancel(token, lease);
+      });
+    });
+    return cancelled;
+  }
 
   // As its sandboxes would find it: with its code there.
   absl::Status check(const HostedFunction& function) {

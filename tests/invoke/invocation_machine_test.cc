@@ -90,6 +90,24 @@ TEST_CASE("a call that never began is tried on another sandbox with the ticket",
   CHECK(machine.previous() == Outcome::retired);
 }
 
+TEST_CASE("a cancelled call is never tried again", "[invoke]") {
+  const absl::Status why = absl::CancelledError("cancelled by the caller");
+  struct Row {
+    bool never_began, clean;
+    Outcome outcome;
+  };
+  for (const Row& row : {Row{true, true, Outcome::reusable}, Row{true, false, Outcome::retired},
+                         Row{false, false, Outcome::retired}}) {
+    InvocationMachine machine = calling();
+    const InvocationMachine::Step step =
+        machine.called({.status = why, .never_began = row.never_began, .clean = row.clean}, kStart);
+    CHECK(step.action == Action::finish);
+    CHECK(step.settle);
+    CHECK(step.outcome == row.outcome);
+    CHECK(step.status == why);
+  }
+}
+
 TEST_CASE("a ticket outlives a later attempt that needed none", "[invoke]") {
   InvocationMachine machine = calling(17);
   machine.called({.status = absl::AbortedError("busy")}, kStart);

@@ -13,7 +13,7 @@
 namespace faaskit {
 
 //   auth         the door's: who is calling, and may they
-//   acquire      from the call's arrival until a sandbox was leased
+//   acquire      from the call's arrival until a sandbox was leased, or the call ended without one
 //   -- of the sandbox's start; only where this call was served cold
 //   start_queue  from the start's arrival at its host until somebody began to make it
 //   fetch        code brought to this host's disk, unpacked

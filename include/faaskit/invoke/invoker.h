@@ -53,7 +53,8 @@ class FAASKIT_EXPORT InvocationStream {
 
 // What a cancellation may end.
 //   waiting      the wait for a sandbox; a call that runs, runs to its end
-//   running_too  a running call as well, at the price of its sandbox
+//   running_too  a running call as well, at the price of its sandbox; a stream is cut short
+// A call that was cancelled is not tried again.
 enum class Cancel : std::uint8_t { waiting, running_too };
 
 struct Invocation {
@@ -97,6 +98,7 @@ struct InvocationResult {
   Version version = 0;
   bool cross_shard = false;
   std::uint32_t attempts = 1;
+  std::uint64_t use = 0;  // as the record's
   RequestId request{};
   std::chrono::nanoseconds wait{};  // until a sandbox was leased (of the last attempt), or the error
   std::chrono::nanoseconds run{};   // in the sandbox

@@ -6,6 +6,7 @@
 
 #include <boost/asio/any_completion_handler.hpp>
 #include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/associated_cancellation_slot.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/execution/outstanding_work.hpp>
@@ -56,10 +57,12 @@ auto initiate(Self* self, void (Self::*op)(Params, asio::any_io_executor, Handle
                                                    std::move(params));
 }
 
-// Completes an operation: posted exactly once, to the handler's own executor, never inline.
+// Completes an operation: posted exactly once, to the handler's own executor, never inline. A cancellation
+// that comes after it finds nothing.
 template <class Result>
 void complete(const asio::any_io_executor& home, Handler<Result> done, Result result) {
   asio::post(home, [done = std::move(done), result = std::move(result)]() mutable {
+    asio::get_associated_cancellation_slot(done).clear();
     std::move(done)(std::move(result));
   });
 }
