@@ -29,6 +29,15 @@ absl::Status validate(std::string_view function, const FunctionConfig& config) {
         "<= 24 h",
         function, config.retry.budget, config.retry.backoff.count(), config.retry.max_backoff.count()));
   }
+  if (config.retry.breaker_failures == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("define %s: breaker_failures 0: at least 1 start must fail", function));
+  }
+  if (config.retry.breaker_open.count() <= 0 || config.retry.breaker_open > kLongest) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("define %s: breaker_open %d ms: 0 < breaker_open <= 24 h", function,
+                        config.retry.breaker_open.count()));
+  }
   return absl::OkStatus();
 }
 

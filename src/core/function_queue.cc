@@ -155,6 +155,14 @@ void FunctionQueue::drop_line(Waiter& waiter) {
   tables_->waiters.erase(waiter.request);
 }
 
+void FunctionQueue::answer_all(const absl::Status& why, Effects& effects) {
+  while (!tables_->line.empty()) {
+    Waiter* waiter = *tables_->line.begin();
+    drop_line(*waiter);
+    effects.failures.push_back({waiter, why});
+  }
+}
+
 // A sandbox became available: it goes to the head of the line, or becomes idle.
 void FunctionQueue::place(Record& record, bool fresh, TimePoint now, Effects& effects) {
   if (!grantable(record)) {
@@ -204,8 +212,7 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
   const bool was_fifo = std::exchange(fifo_, config.order == IdleOrder::fifo);
   life_ = Life::live;
   if (redeploy) {
-    consecutive_failures_ = 0;
-    backoff_until_ = TimePoint::min();
+    forgive_failures();
     // Starts that no host has claimed are forgotten: a claim for one now fails. Claimed ones are
     // retired when they are offered.
     absl::erase_if(tables_->starts, [&](const auto& entry) {
@@ -227,15 +234,10 @@ absl::Status FunctionQueue::remove(std::optional<Version> up_to, Effects& effect
   ended_ = std::max(ended_, up_to.value_or(config_.version));
   if (life_ == Life::removed || config_.version > ended_) return absl::OkStatus();
   life_ = Life::removed;
-  consecutive_failures_ = 0;
-  backoff_until_ = TimePoint::min();
+  forgive_failures();
   carry_again_ = TimePoint::max();
   steals_.clear();
-  while (!tables_->line.empty()) {
-    Waiter* waiter = *tables_->line.begin();
-    drop_line(*waiter);
-    effects.failures.push_back({waiter, nobody_home()});
-  }
+  answer_all(nobody_home(), effects);
   // What a host has claimed is counted until the host says how that ended.
   absl::erase_if(tables_->starts, [](const auto& entry) { return entry.second.claimed_by.host == 0; });
   for (Record* record : tables_->pick([](const Record& r) { return r.state == SandboxState::idle; })) {
@@ -335,6 +337,12 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
     result.record = record;
     return result;
   }
+  // Also with a kept ticket: there is nothing to wait for.
+  if (breaker_ == Breaker::open && now < backoff_until_ && uncovered()) {
+    ++counters_.refused;
+    result.status = crash_loop(now);
+    return result;
+  }
   // A kept ticket has been in line before; it is not refused for those who came after it.
   if (waiter.ticket == 0 && tables_->line.size() >= config_.caps.max_waiters) {
     ++counters_.refused;
@@ -408,8 +416,8 @@ absl::Status FunctionQueue::offer(const Offer& offer, TimePoint now, Effects& ef
     Record& placed = *record;
     tables_->records.emplace(offer.sandbox.id, record.release());
     tables_->starts.erase(start);
-    consecutive_failures_ = 0;
-    backoff_until_ = TimePoint::min();
+    // One of an older version says nothing of the current one.
+    if (placed.sandbox.version == current_) forgive_failures();
     place(placed, true, now, effects);
     return absl::OkStatus();
   }
@@ -663,6 +671,7 @@ void FunctionQueue::repair(InvokerId invoker, TimePoint now, RepairReport& repor
 
 QueueStats FunctionQueue::stats() const {
   QueueStats stats = counters_;
+  stats.breaker = breaker_;
   stats.warm = warm_;
   stats.waiters = tables_->line.size();
   stats.idle = idle_;

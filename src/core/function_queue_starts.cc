@@ -41,7 +41,8 @@ void FunctionQueue::trim_steals() {
 
 bool FunctionQueue::at_cap() const {
   return tables_->starts.size() >= config_.caps.max_starts ||
-         live() + tables_->starts.size() >= config_.caps.max_sandboxes;
+         live() + tables_->starts.size() >= config_.caps.max_sandboxes ||
+         (breaker_ == Breaker::half_open && covering_starts() > 0);
 }
 
 void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
@@ -49,9 +50,12 @@ void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
   if (life_ != Life::live) return;
   if (now >= backoff_until_) {
     backoff_until_ = TimePoint::min();
+    if (breaker_ == Breaker::open) breaker_ = Breaker::half_open;
     // Who waits comes first.
     cover_waiters(effects);
     cover_provisioned(effects);
+  } else if (breaker_ == Breaker::open && waiting_ > 0 && uncovered()) {
+    answer_all(crash_loop(now), effects);
   }
   // Those that keep the number are carried again until a host has them: nobody waits who would ask for them.
   constexpr std::chrono::seconds kCarryAgain{1};
@@ -141,7 +145,12 @@ FunctionQueue::TimePoint FunctionQueue::next_event() const {
   return std::min(backoff_until_, carry_again_);
 }
 
-absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox) {
+bool FunctionQueue::surplus_starts() const {
+  const std::uint64_t covering = covering_starts();
+  return covering > tables_->line.size() && covering + serving() > config_.provisioned;
+}
+
+absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox, bool needs_room) {
   auto found = start.nonce == nonce_ ? tables_->starts.find(start.number) : tables_->starts.end();
   if (found == tables_->starts.end()) {
     return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": no such start of ", name_,
@@ -157,11 +166,11 @@ absl::Status FunctionQueue::claim(const StartId& start, const SandboxId& sandbox
     return absl::AbortedError(
         absl::StrCat("claim ", to_string(start), ": the host of ", to_string(sandbox), " is draining"));
   }
-  const std::uint64_t covering = covering_starts();
-  if (config_.surplus == SurplusStarts::cancel_queued && covering > tables_->line.size() &&
-      covering + serving() > config_.provisioned) {
+  if ((needs_room || config_.surplus == SurplusStarts::cancel_queued) && surplus_starts()) {
     tables_->starts.erase(found);
-    return absl::NotFoundError(absl::StrCat("claim ", to_string(start), ": surplus, nobody waits for it"));
+    return absl::NotFoundError(absl::StrCat(
+        "claim ", to_string(start), ": surplus, nobody waits for it",
+        needs_room ? ", and its host is full: no idle sandbox of another function ends for it" : ""));
   }
   wanted.claimed_by = sandbox;
   return absl::OkStatus();
@@ -186,24 +195,51 @@ absl::Status FunctionQueue::start_failed(const StartId& start, const SandboxId& 
   tables_->starts.erase(found);
   bury(sandbox);
   ++counters_.starts_failed;
-  if (current) {
-    ++consecutive_failures_;
-    const std::uint32_t doublings = std::min(consecutive_failures_ - 1, 20u);
-    const auto full = std::min<std::chrono::nanoseconds>(config_.retry.backoff * (1u << doublings),
-                                                         config_.retry.max_backoff);
-    backoff_until_ = now + std::chrono::duration_cast<std::chrono::nanoseconds>(full * (0.5 + 0.5 * jitter));
-    // Cover is many-to-one: another start in flight or a busy sandbox covers everybody.
-    if (consecutive_failures_ >= config_.retry.budget && !tables_->line.empty() && covering_starts() == 0 &&
-        !busy_cover()) {
-      Waiter* oldest = *tables_->line.begin();
-      drop_line(*oldest);
-      effects.failures.push_back(
-          {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s",
-                                                          name_, consecutive_failures_, why.ToString()))});
-    }
-  }
+  if (current) note_failure(why, jitter, now, effects);
   evaluate(now, effects);
   return absl::OkStatus();
+}
+
+void FunctionQueue::note_failure(const absl::Status& why, double jitter, TimePoint now, Effects& effects) {
+  using std::chrono::nanoseconds;
+  ++consecutive_failures_;
+  last_start_error_ = why;
+  // From when it was closed: that it fails, too, is no news.
+  if (breaker_ == Breaker::open) return;
+  if (breaker_ == Breaker::half_open || consecutive_failures_ >= config_.retry.breaker_failures) {
+    breaker_ = Breaker::open;
+    ++counters_.breaker_opened;
+    backoff_until_ =
+        now + std::chrono::duration_cast<nanoseconds>(config_.retry.breaker_open * (1 + 0.2 * jitter));
+    return;
+  }
+  const std::uint32_t doublings = std::min(consecutive_failures_ - 1, 20u);
+  const auto full =
+      std::min<nanoseconds>(config_.retry.backoff * (1u << doublings), config_.retry.max_backoff);
+  backoff_until_ = now + std::chrono::duration_cast<nanoseconds>(full * (0.5 + 0.5 * jitter));
+  // Cover is many-to-one: another start in flight or a busy sandbox covers everybody.
+  if (consecutive_failures_ >= config_.retry.budget && waiting_ > 0 && uncovered()) {
+    Waiter* oldest = *tables_->line.begin();
+    drop_line(*oldest);
+    effects.failures.push_back(
+        {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s", name_,
+                                                        consecutive_failures_, why.ToString()))});
+  }
+}
+
+void FunctionQueue::forgive_failures() {
+  consecutive_failures_ = 0;
+  breaker_ = Breaker::closed;
+  last_start_error_ = absl::OkStatus();
+  backoff_until_ = TimePoint::min();
+}
+
+// What is answered while the breaker is open.
+absl::Status FunctionQueue::crash_loop(TimePoint now) const {
+  const std::chrono::duration<double> left = backoff_until_ - now;
+  return absl::UnavailableError(
+      absl::StrFormat("%s: %d starts in a row failed, the next try comes in %.1f s; the last: %s", name_,
+                      consecutive_failures_, left.count(), last_start_error_.ToString()));
 }
 
 bool FunctionQueue::claimed_start(const SandboxId& id) const {

@@ -592,9 +592,14 @@ class Core final : public std::enable_shared_from_this<Core> {
 
   static absl::Status deadline_error(Function& function) FAASKIT_REQUIRES(function.mutex) {
     const QueueStats stats = function.queue.stats();
-    return absl::DeadlineExceededError(
+    std::string why =
         absl::StrFormat("acquire %s: nothing came by the deadline (%d live, %d starting, %d other waiters)",
-                        function.queue.name(), stats.live(), stats.starts_in_flight, stats.waiters));
+                        function.queue.name(), stats.live(), stats.starts_in_flight, stats.waiters);
+    if (const std::uint32_t failed = function.queue.failures_in_a_row(); failed > 0) {
+      absl::StrAppendFormat(&why, "; starts that failed in a row: %d, the last: %s", failed,
+                            function.queue.last_start_error().ToString());
+    }
+    return absl::DeadlineExceededError(why);
   }
 
   // The machine let go of a waiter; it is ours to complete.
@@ -789,7 +794,7 @@ class MemoryIdleQueue final : public IdleQueue {
     core_->note_host(params.sandbox.host, of(params.function));
     complete(home, std::move(done),
              core_->run(of(params.function), [&](FunctionQueue& q, TimePoint, Effects&) {
-               return q.claim(params.start, params.sandbox);
+               return q.claim(params.start, params.sandbox, params.needs_room);
              }));
   }
   void do_offer(OfferParams params, asio::any_io_executor home, Handler<absl::Status> done) override {

@@ -56,8 +56,12 @@ class Script {
     const auto* waiter = queue.cancel({.invoker = 1, .sequence = r}, attempt, now, effects);
     return done(waiter != nullptr ? "out of line" : "-");
   }
-  std::string claim(std::uint64_t start, std::uint64_t sb) {
-    return done(code(queue.claim({.nonce = kNonce, .number = start}, id(sb))));
+  std::string claim(std::uint64_t start, std::uint64_t sb, bool needs_room = false) {
+    return done(code(queue.claim({.nonce = kNonce, .number = start}, id(sb), needs_room)));
+  }
+  std::string crash(std::uint64_t start, double jitter = 0) {
+    const std::string claimed = claim(start, 100 + start);
+    return claimed + " " + failed(start, 100 + start, jitter);
   }
   std::string fresh(std::uint64_t start, std::uint64_t sb, ShardIndex home = 0) {
     Offer offer;
@@ -102,6 +106,10 @@ class Script {
     return done(code(queue.withdraw(id(sb), reason, now, effects)));
   }
   std::string remove(std::optional<Version> up_to = {}) { return done(code(queue.remove(up_to, effects))); }
+  std::string vanished(std::uint64_t start) {
+    queue.gone(StartId{.nonce = kNonce, .number = start}, now, effects);
+    return done("gone");
+  }
   std::string gone(std::uint64_t sb) {
     queue.gone(id(sb), now, effects);
     return done("gone");
@@ -360,7 +368,6 @@ TEST_CASE("a lowered max_sandboxes retires what is idle above it, longest idle f
   CHECK(f.queue.stats().idle == 1);
 }
 
-// Hosts come and go for as long as a queue lives.
 // A line that went to sleep with its function would wait for ever; its cap would leak with it.
 TEST_CASE("transcript: a removal answers the line, and what is left of it counts until it is gone",
           "[core]") {
@@ -452,6 +459,7 @@ TEST_CASE("transcript: a failed start's pause ends for what is provisioned, too"
   CHECK(f.queue.next_event() == FunctionQueue::TimePoint::max());
 }
 
+// Hosts come and go for as long as a queue lives.
 TEST_CASE("a host that was taken over is not remembered as draining", "[core]") {
   Script f;
   f.queue.drain(1, f.now, f.effects);
@@ -460,4 +468,246 @@ TEST_CASE("a host that was taken over is not remembered as draining", "[core]") 
   f.queue.take_over(1, f.now, f.effects);
   f.effects.clear();
   CHECK(f.claim(1, 1) == "OK");
+}
+
+namespace {
+
+// Two failed starts in a row open the breaker, for 100 ms; the budget alone answers nobody.
+FunctionConfig fragile(std::uint32_t sandboxes = 16, std::uint32_t starts = 1) {
+  FunctionConfig config = caps(sandboxes, starts);
+  config.retry = {.budget = 9,
+                  .backoff = milliseconds(10),
+                  .max_backoff = milliseconds(10),
+                  .breaker_failures = 2,
+                  .breaker_open = milliseconds(100)};
+  return config;
+}
+
+constexpr FunctionQueue::TimePoint kNever = FunctionQueue::TimePoint::max();
+
+}  // namespace
+
+// Without it each call of a function that crashes at every start costs a start, and waits to the end for it.
+TEST_CASE("transcript: the breaker opens, answers at once, half-opens by itself, and one start closes it",
+          "[core]") {
+  Script f(fragile());
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.acquire(2) == "queued #2");
+  CHECK(f.crash(1) == "OK OK");
+  CHECK(f.pass(milliseconds(10)) == "passed; start 2 v1");
+  CHECK(f.queue.stats().breaker == Breaker::closed);
+  CHECK(f.crash(2, 0.5) == "OK OK; r1 failed; r2 failed");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+  CHECK(f.acquire(3) ==
+        "f: 2 starts in a row failed, the next try comes in 0.1 s; the last: INTERNAL: exit 3");
+  CHECK(f.acquire(4, 1, 0, 1).starts_with("f: 2 starts in a row failed"));  // a kept ticket, too
+  CHECK(f.queue.stats().waiters == 0);
+  CHECK(f.queue.next_event() == kNever);  // nobody needs to know when it ends
+  CHECK(f.pass(milliseconds(109)) == "passed");
+  CHECK(f.acquire(5).starts_with("f: 2 starts in a row failed"));
+  CHECK(f.pass(milliseconds(1)) == "passed");  // half the jitter: 110 ms
+  CHECK(f.acquire(6) == "queued #3; start 3 v1");
+  CHECK(f.queue.stats().breaker == Breaker::half_open);
+  CHECK(f.make(3, 3) == "OK OK; r6<-sb3 cold");
+  CHECK(f.queue.stats().breaker == Breaker::closed);
+  CHECK(f.queue.failures_in_a_row() == 0);
+  CHECK(f.queue.last_start_error().ok());
+  CHECK(f.queue.stats().breaker_opened == 1);
+  // From here on as at the beginning.
+  CHECK(f.acquire(7) == "queued #4; start 4 v1");
+  CHECK(f.crash(4) == "OK OK");
+  CHECK(f.pass(milliseconds(10)) == "passed; start 5 v1");
+}
+
+TEST_CASE("transcript: half open, one start is in flight however many wait, and its failure opens again",
+          "[core]") {
+  Script f(fragile(16, 2));
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.acquire(2) == "queued #2; start 2 v1");
+  CHECK(f.crash(1) == "OK OK");  // the other one covers both
+  CHECK(f.crash(2) == "OK OK; r1 failed; r2 failed");
+  f.now += milliseconds(100);
+  CHECK(f.acquire(3) == "queued #3; start 3 v1");
+  CHECK(f.acquire(4) == "queued #4");
+  CHECK(f.crash(3) == "OK OK; r3 failed; r4 failed");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+  CHECK(f.queue.stats().breaker_opened == 2);
+  CHECK(f.acquire(5).starts_with("f: 3 starts in a row failed"));
+  f.now += milliseconds(100);
+  CHECK(f.acquire(6) == "queued #5; start 4 v1");
+  CHECK(f.acquire(7) == "queued #6");
+  CHECK(f.make(4, 4) == "OK OK; r6<-sb4 cold; start 5 v1");  // closed: the other has its start
+}
+
+// A probe that was lost with its host must not leave the function dead.
+TEST_CASE("transcript: half open, a start that vanished is replaced by another", "[core]") {
+  Script f(fragile());
+  f.acquire(1);
+  f.crash(1);
+  f.pass(milliseconds(10));
+  CHECK(f.crash(2) == "OK OK; r1 failed");
+  f.now += milliseconds(100);
+  CHECK(f.acquire(2) == "queued #2; start 3 v1");
+  CHECK(f.vanished(3) == "gone; start 4 v1");
+  CHECK(f.claim(4, 4) == "OK");
+  CHECK(f.gone(4) == "gone; start 5 v1");  // its sandbox died between claim and offer
+  CHECK(f.claim(5, 5) == "OK");
+  f.queue.take_over(1, f.now, f.effects);
+  REQUIRE(f.effects.starts.size() == 1);  // the same start, for another host
+  f.effects.clear();
+  CHECK(f.cancel(2) == "out of line");
+  CHECK(f.claim(5, 6, true) == "NOT_FOUND");  // nobody waits for it any more
+  CHECK(f.queue.next_event() == kNever);
+  CHECK(f.acquire(3) == "queued #3; start 6 v1");
+  CHECK(f.make(6, 6) == "OK OK; r3<-sb6 cold");
+}
+
+TEST_CASE("transcript: while the breaker is open, what runs covers, until it is no more", "[core]") {
+  Script f(fragile(16, 2));
+  f.acquire(1);
+  f.make(1, 1);
+  CHECK(f.acquire(2) == "queued #2; start 2 v1");
+  CHECK(f.acquire(3) == "queued #3; start 3 v1");
+  CHECK(f.crash(2) == "OK OK");
+  CHECK(f.crash(3) == "OK OK");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+  CHECK(f.acquire(4) == "queued #4");
+  CHECK(f.settle(1) == "settled; r2<-sb1 stolen");
+  CHECK(f.queue.next_event() == f.now + milliseconds(100));  // who waits wants a start
+  CHECK(f.settle(1, Outcome::retired) == "settled; r3 failed; r4 failed; retire sb1");
+  CHECK(f.queue.next_event() == kNever);
+}
+
+TEST_CASE("transcript: a call behind a busy sandbox has its start when the breaker half-opens", "[core]") {
+  Script f(fragile(16, 2));
+  f.acquire(1);
+  f.make(1, 1);
+  f.acquire(2);
+  f.acquire(3);
+  f.crash(2);
+  f.crash(3);
+  CHECK(f.pass(milliseconds(99)) == "passed");
+  CHECK(f.pass(milliseconds(1)) == "passed; start 4 v1");
+  CHECK(f.queue.stats().breaker == Breaker::half_open);
+  CHECK(f.crash(4) == "OK OK");  // the busy one covers
+  CHECK(f.queue.stats().breaker == Breaker::open);
+}
+
+TEST_CASE("transcript: a start from before the breaker opened covers, and closes it if it succeeds",
+          "[core]") {
+  Script f(fragile(16, 3));
+  f.acquire(1);
+  f.acquire(2);
+  f.acquire(3);
+  CHECK(f.claim(3, 3) == "OK");
+  CHECK(f.crash(1) == "OK OK");
+  CHECK(f.crash(2) == "OK OK");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+  CHECK(f.acquire(4) == "queued #4");
+  SECTION("it succeeds") {
+    CHECK(f.fresh(3, 3) == "OK; r1<-sb3 cold; start 4 v1; start 5 v1; start 6 v1");
+    CHECK(f.queue.stats().breaker == Breaker::closed);
+  }
+  SECTION("it fails, and the time does not begin again") {
+    f.now += milliseconds(60);
+    CHECK(f.failed(3, 3) == "OK; r1 failed; r2 failed; r3 failed; r4 failed");
+    CHECK(f.queue.stats().breaker_opened == 1);
+    f.now += milliseconds(40);
+    CHECK(f.acquire(5) == "queued #5; start 4 v1");
+  }
+  SECTION("it is still on its way when the breaker half-opens: it is the one") {
+    CHECK(f.pass(milliseconds(100)) == "passed");
+    CHECK(f.queue.stats().breaker == Breaker::half_open);
+    CHECK(f.fresh(3, 3) == "OK; r1<-sb3 cold; start 4 v1; start 5 v1; start 6 v1");
+  }
+}
+
+TEST_CASE("transcript: the breaker holds back what is provisioned, which half-opens it", "[core]") {
+  FunctionConfig config = fragile(4, 4);
+  config.provisioned = 2;
+  Script f(config);  // starts 1 and 2
+  f.crash(1);
+  CHECK(f.crash(2) == "OK OK");
+  CHECK(f.queue.next_event() == f.now + milliseconds(100));
+  CHECK(f.pass(milliseconds(99)) == "passed");
+  CHECK(f.pass(milliseconds(1)) == "passed; start 3 v1");  // one, though two are missing
+  CHECK(f.acquire(1) == "queued #1; start 3 v1");          // it covers who comes, and is sent for them again
+  CHECK(f.crash(3) == "OK OK; r1 failed");
+  CHECK(f.pass(milliseconds(100)) == "passed; start 4 v1");
+  CHECK(f.make(4, 4) == "OK OK; start 5 v1");
+}
+
+TEST_CASE("transcript: a redeploy closes the breaker, new rules do not, a removal forgets it", "[core]") {
+  FunctionConfig config = fragile();
+  Script f(config);
+  f.acquire(1);
+  f.crash(1);
+  f.pass(milliseconds(10));
+  f.crash(2);
+  REQUIRE(f.queue.stats().breaker == Breaker::open);
+  SECTION("new rules") {
+    config.retry.breaker_failures = 5;
+    CHECK(f.define(config) == "OK");
+    CHECK(f.acquire(2).starts_with("f: 2 starts in a row failed"));
+  }
+  SECTION("a redeploy") {
+    config.version = 2;
+    CHECK(f.define(config) == "OK");
+    CHECK(f.queue.stats().breaker == Breaker::closed);
+    CHECK(f.acquire(2) == "queued #2; start 3 v2");
+    CHECK(f.crash(3) == "OK OK");
+    CHECK(f.queue.stats().breaker == Breaker::closed);
+  }
+  SECTION("a removal") {
+    CHECK(f.remove() == "OK");
+    CHECK(f.queue.stats().breaker == Breaker::closed);
+    CHECK(f.acquire(2) == "function f was removed");
+    config.version = 2;
+    CHECK(f.define(config) == "OK");
+    CHECK(f.acquire(3) == "queued #2; start 3 v2");
+  }
+}
+
+// It would let the new version's crashes go on without end.
+TEST_CASE("transcript: a fresh sandbox of an older version does not close the breaker", "[core]") {
+  FunctionConfig config = fragile(16, 4);
+  Script f(config);
+  f.acquire(1);
+  CHECK(f.claim(1, 1) == "OK");
+  config.version = 2;
+  CHECK(f.define(config) == "OK; start 2 v2");
+  CHECK(f.crash(2) == "OK OK");
+  CHECK(f.fresh(1, 1) == "OK; retire sb1");
+  CHECK(f.queue.failures_in_a_row() == 1);
+  CHECK(f.pass(milliseconds(10)) == "passed; start 3 v2");
+  CHECK(f.crash(3) == "OK OK; r1 failed");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+}
+
+// A warm sandbox must not be ended for a start that nobody is waiting for.
+TEST_CASE("transcript: a start that needs room is granted only if it is wanted", "[core]") {
+  FunctionConfig config = caps(8, 8);
+  Script f(config);
+  f.acquire(1);
+  f.make(1, 1);
+  CHECK(f.acquire(2) == "queued #2; start 2 v1");
+  CHECK(f.acquire(3) == "queued #3; start 3 v1");
+  CHECK(f.claim(2, 2, true) == "OK");
+  CHECK(f.settle(1) == "settled; r2<-sb1 stolen");
+  // One waits and two are coming: the other is dropped, and the one that was claimed stays so.
+  CHECK(f.claim(2, 2, true) == "OK");
+  CHECK(f.claim(3, 3, true) == "NOT_FOUND");
+  CHECK(f.claim(3, 3) == "NOT_FOUND");
+  CHECK(f.queue.stats().starts_in_flight == 1);
+  CHECK(f.cancel(3) == "out of line");
+  CHECK(f.acquire(4) == "queued #4");
+  CHECK(f.acquire(5) == "queued #5; start 4 v1");
+  CHECK(f.cancel(4) == "out of line");
+  CHECK(f.cancel(5) == "out of line");
+  config.provisioned = 2;  // sb1 and what was claimed
+  CHECK(f.define(config) == "OK");
+  CHECK(f.claim(4, 4, true) == "NOT_FOUND");
+  config.provisioned = 3;
+  CHECK(f.define(config) == "OK; start 5 v1");
+  CHECK(f.claim(5, 5, true) == "OK");
 }

@@ -172,7 +172,8 @@ AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
       break;
     }
     case Outcome_::refused:
-      if (kept != 0 && f.queue->defined()) {
+      // While the breaker is open there is nothing to wait for, also for who has waited before.
+      if (kept != 0 && f.queue->defined() && f.queue->stats().breaker != Breaker::open) {
         throw Violation(
             absl::StrFormat("I5: %s had ticket %d and was refused", to_string(wanted.request), kept));
       }
@@ -216,8 +217,10 @@ absl::Status Engine::claim(const StartRequest& start, const SandboxId& sandbox) 
 absl::Status Engine::offer(const std::string& name, const Offer& offer) {
   Function& f = function(name);
   const bool fresh = offer.fresh() && f.queue->find(offer.sandbox.id) == nullptr;
+  const auto start = f.starts.find(offer.start);
+  const bool current = start != f.starts.end() && start->second == f.queue->config().version;
   absl::Status status = f.queue->offer(offer, world_.now(), f.effects);
-  if (fresh && status.ok()) {
+  if (fresh && current && status.ok()) {
     f.failed_in_a_row = 0;
     f.quiet_until = {};
   }
@@ -267,8 +270,11 @@ absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sa
       f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
   const StartRetry& retry = f.queue->config().retry;
   // What is provisioned is carried again every second.
-  const Duration longest = std::max<Duration>(std::max(retry.backoff, retry.max_backoff),
-                                              f.queue->config().provisioned > 0 ? 1s : 0s);
+  Duration longest = std::max<Duration>(std::max(retry.backoff, retry.max_backoff),
+                                        f.queue->config().provisioned > 0 ? 1s : 0s);
+  if (f.queue->stats().breaker == Breaker::open) {
+    longest = std::max<Duration>(longest, retry.breaker_open + retry.breaker_open / 5);
+  }
   if (f.queue->next_event() != TimePoint::max() && f.queue->next_event() > world_.now() + longest) {
     throw Violation("I10: a backoff is longer than the longest");
   }
@@ -537,9 +543,10 @@ void Engine::check(Function& f, const Step& step) {
     throw Violation(absl::StrFormat("I10: %d starts are in flight, %d were sent", stats.starts_in_flight,
                                     f.starts.size()));
   }
+  const bool probing = stats.breaker == Breaker::half_open && stats.starts_in_flight > 0;
   if (!line.empty() && queue.next_event() == TimePoint::max()) {
     const bool capped =
-        counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
+        probing || counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
     const auto starts = static_cast<std::size_t>(std::count_if(
         f.starts.begin(), f.starts.end(), [&](const auto& entry) { return entry.second == config.version; }));
     const bool busy = std::any_of(records.begin(), records.end(), [&](const auto* record) {
@@ -555,7 +562,7 @@ void Engine::check(Function& f, const Step& step) {
   // Provisioned: what is missing is asked for, or a cap or a backoff forbids it.
   if (queue.defined() && config.provisioned > 0 && queue.next_event() == TimePoint::max()) {
     const bool capped =
-        counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
+        probing || counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
     const auto kept = std::count_if(records.begin(), records.end(), [&](const auto* record) {
       return record->state != SandboxState::retiring && record->sandbox.version == config.version &&
              !draining_.contains(record->sandbox.id.host);

@@ -45,11 +45,12 @@ struct StartRetry {
   std::chrono::milliseconds backoff{50};
   std::chrono::milliseconds max_backoff{2000};
   // The breaker: after so many failed starts in a row the function is taken for one that crashes at every
-  // start. It opens: no start is admitted, not even for `provisioned`, and calls that nothing else covers are
-  // answered at once with the last error. At least 1.
+  // start. It opens: no start is admitted, not even for `provisioned`, and calls that neither a start in
+  // flight nor a busy sandbox covers are answered at once with the last error. At least 1.
   std::uint32_t breaker_failures = 10;
-  // How long it stays open, with jitter of up to a fifth. Then it is half open: one start is admitted once
-  // somebody waits or `provisioned` wants it. Its success closes the breaker, its failure opens it again. A
+  // How long it stays open, and up to a fifth longer at random. More than 0, at most 24 h. Then it is half
+  // open: starts are admitted one at a time, once somebody waits or `provisioned` wants it. One that succeeds
+  // closes the breaker, also if it was in flight when the breaker opened; one that fails opens it again. A
   // redeploy closes it.
   std::chrono::milliseconds breaker_open{10000};
 };
@@ -64,7 +65,7 @@ struct FunctionConfig {
   StartRetry retry{};
   // Provisioned concurrency: so many sandboxes are kept, live and starting together, whether anybody calls
   // or not. At most max_sandboxes. Starts for it are admitted without a waiter, within max_starts, and after
-  // failures with the backoff of `retry`, for ever.
+  // failures with the backoff and the breaker of `retry`, for ever.
   std::uint32_t provisioned = 0;
 };
 

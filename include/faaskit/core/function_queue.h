@@ -9,8 +9,9 @@
 //   - Grants are of the current version only; caps count a sandbox from its admitted start until gone().
 //   - Every operation is idempotent; what is late or stale changes nothing.
 //   - Waiters are covered: after every event uncovered ones have starts requested up to the caps; then,
-//   within
-//     the same caps, what `provisioned` wants.
+//     within the same caps, what `provisioned` wants.
+//   - After breaker_failures failed starts in a row the breaker opens: a long pause in which uncovered calls
+//     do not wait. Then one start at a time, until one succeeds.
 //   - Removed, a function serves nobody, and counts what retires, until a larger version is defined.
 // Cost: O(1) for lease and return without waiters; O(log waiters) with.
 // Source: competing consumers, Hohpe & Woolf, Enterprise Integration Patterns (2003); late binding of
@@ -141,7 +142,8 @@ class FAASKIT_EXPORT FunctionQueue {
   Waiter* cancel(const RequestId& request, std::uint32_t attempt, TimePoint now, Effects& effects);
 
   // kAborted: another sandbox has claimed it, or its host drains.  kNotFound: not wanted any more.
-  absl::Status claim(const StartId& start, const SandboxId& sandbox);
+  // `needs_room`: another function would lose an idle sandbox for it. It is dropped unless it is wanted.
+  absl::Status claim(const StartId& start, const SandboxId& sandbox, bool needs_room = false);
   // OK: known now (or it was). kAborted: the sandbox must be destroyed and reported gone.
   absl::Status offer(const Offer& offer, TimePoint now, Effects& effects);
   // Ends the lease (token, lease) of `record`; false if it had ended before.
@@ -180,7 +182,7 @@ class FAASKIT_EXPORT FunctionQueue {
   // Re-evaluates cover; call it when next_event() has come.
   void evaluate(TimePoint now, Effects& effects);
   // When time alone will change something; TimePoint::max() if never. It may come early, never late.
-  //   the end of a backoff
+  //   the end of a backoff, or of the time that the breaker is open, where a start is wanted
   //   starts that `provisioned` wants are unclaimed, and no waiter is there to have them carried again
   TimePoint next_event() const;
 
@@ -189,6 +191,9 @@ class FAASKIT_EXPORT FunctionQueue {
   void unpin(Record& record);
 
   QueueStats stats() const;
+  // How many starts of the current version have failed since one succeeded, and the last error.
+  std::uint32_t failures_in_a_row() const { return consecutive_failures_; }
+  const absl::Status& last_start_error() const { return last_start_error_; }
   std::size_t waiter_count() const;
   const Record* find(const SandboxId& id) const;
   const Waiter* find_waiter(const RequestId& request) const;
@@ -231,6 +236,14 @@ class FAASKIT_EXPORT FunctionQueue {
   bool draining(HostId host) const;
   bool grantable(const Record& record) const;
   bool busy_cover() const;
+  // Nothing that is there, or on its way, may serve a waiter.
+  bool uncovered() const { return covering_starts() == 0 && !busy_cover(); }
+  // More starts of this version than somebody waits for or `provisioned` wants.
+  bool surplus_starts() const;
+  void forgive_failures();
+  void note_failure(const absl::Status& why, double jitter, TimePoint now, Effects& effects);
+  absl::Status crash_loop(TimePoint now) const;
+  void answer_all(const absl::Status& why, Effects& effects);
   bool at_cap() const;
   bool below_provisioned() const;
   bool carried_for_nobody() const;
@@ -266,6 +279,9 @@ class FAASKIT_EXPORT FunctionQueue {
   std::uint64_t next_start_ = 0;
   Ticket last_ticket_ = 0;
   std::uint32_t consecutive_failures_ = 0;
+  Breaker breaker_ = Breaker::closed;
+  absl::Status last_start_error_;  // of those failures
+  // No start is admitted before; the breaker is open until then.
   TimePoint backoff_until_ = TimePoint::min();
   TimePoint carry_again_ = TimePoint::max();
   Version ended_ = 0;  // the largest version that was removed

@@ -96,7 +96,7 @@ struct RepairReport {
 enum class Breaker : std::uint8_t { closed, open, half_open };
 
 struct QueueStats {
-  // Now.
+  // Now. An open breaker is seen to be half open when somebody wants a start.
   Breaker breaker = Breaker::closed;
   std::uint64_t waiters = 0;
   std::uint64_t idle = 0;

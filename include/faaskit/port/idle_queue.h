@@ -176,10 +176,12 @@ class FAASKIT_EXPORT IdleQueue {
   virtual std::optional<Lease> try_acquire(const TryAcquireParams& params) = 0;
 
   // Leases a sandbox, waiting until `params.deadline`. Completion signature: void(absl::StatusOr<Lease>)
-  //   kDeadlineExceeded    waited, nothing came
+  //   kDeadlineExceeded    waited, nothing came; if starts fail, with the last error
   //   kResourceExhausted   refused at once: too many waiters; the message says how many, and the cap
-  //   kUnavailable         no sandbox could be started (exit status and stderr's end), or the backend
-  //                        cannot be reached; safe to repeat with the same request id
+  //   kUnavailable         no sandbox could be started (exit status and stderr's end); at once while the
+  //                        breaker is open (see StartRetry) and nothing covers the call, and then the message
+  //                        says when the next try comes. Or the backend cannot be reached; safe to repeat
+  //                        with the same request id
   //   kCancelled           cancelled through the slot, or purged; no sandbox was consumed
   //   kAborted             a newer attempt of the same request has taken this one's place
   //   kNotFound            the function is not defined, or was removed, also while this waited

@@ -445,6 +445,43 @@ inline void starting(QueueStage& stage) {
     Lease stolen = stage.lease(caller);
     CHECK(absl::IsNotFound(stage.claim(start.id, two)));
   }
+  SECTION("a start that needs room is granted only if somebody waits for it, or it is provisioned") {
+    Lease busy = cold_start(stage, 1, 1);
+    auto first = stage.acquire(stage.call(2));
+    auto second = stage.acquire(stage.call(3));
+    const StartRequest wanted = stage.next_start();
+    const StartRequest surplus = stage.next_start();
+    CHECK(stage.claim(wanted.id, two, true).ok());
+    std::move(busy).release();
+    Lease stolen = stage.lease(first);
+    const absl::Status dropped = stage.claim(surplus.id, stage.sandbox(3), true);
+    CHECK(absl::IsNotFound(dropped));
+    CHECK(says(dropped, to_string(surplus.id)));
+    CHECK(says(dropped, "nobody waits for it, and its host is full"));
+    CHECK(stage.queue->stats(stage.f).starts_in_flight == 1);
+    CHECK(stage.claim(wanted.id, two, true).ok());  // repeated
+    REQUIRE(stage.offer(stage.fresh(wanted, two)).ok());
+    Lease fresh = stage.lease(second);
+
+    FunctionConfig kept = config();
+    kept.provisioned = 3;
+    REQUIRE(stage.define(kept).ok());
+    stage.settle_down();
+    CHECK(stage.claim({.nonce = surplus.id.nonce, .number = surplus.id.number + 1}, stage.sandbox(3), true)
+              .ok());
+  }
+  SECTION("a call whose deadline passes while starts fail is told the last error") {
+    AcquireParams brief = stage.call(1);
+    brief.deadline = stage.clock->now() + milliseconds(200);
+    auto waiting = stage.acquire(brief);
+    const StartRequest start = stage.next_start();
+    REQUIRE(stage.claim(start.id, one).ok());
+    REQUIRE(stage.start_failed(start.id, one, absl::InternalError("exit status 3: no module named x")).ok());
+    stage.advance(milliseconds(200));
+    const absl::Status late = stage.answer(waiting).status();
+    CHECK(absl::IsDeadlineExceeded(late));
+    CHECK(says(late, "starts that failed in a row: 1, the last: INTERNAL: exit status 3: no module named x"));
+  }
   SECTION("a failed start is requested again after its backoff, and only the claimer may fail it") {
     auto waiting = stage.acquire(stage.call(1));
     const StartRequest start = stage.next_start();
@@ -519,6 +556,191 @@ inline void starting(QueueStage& stage) {
     REQUIRE(stage.gone(one).ok());
     CHECK(stage.make(stage.next_start(), two).ok());
     CHECK(stage.lease(waiting).sandbox().id == two);
+  }
+}
+
+// The breaker of StartRetry.
+inline void breaking(QueueStage& stage) {
+  FunctionConfig rules = config();
+  rules.caps.max_starts = 2;
+  rules.retry.budget = 100;
+  rules.retry.breaker_failures = 3;
+  rules.retry.breaker_open = seconds(2);
+  REQUIRE(stage.define(rules).ok());
+  std::uint64_t number = 100;
+  const auto fail = [&](const StartRequest& start) {
+    const SandboxId id = stage.sandbox(++number);
+    REQUIRE(stage.claim(start.id, id).ok());
+    REQUIRE(stage.start_failed(start.id, id, absl::InternalError("exit status 3: no module named x")).ok());
+  };
+  const auto breaker = [&] { return stage.queue->stats(stage.f).breaker; };
+  const auto refused = [&](const Answer<Leasing>& call) {
+    const absl::Status status = stage.answer(call).status();
+    return absl::IsUnavailable(status) && says(status, "starts in a row failed, the next try comes in ") &&
+           says(status, "exit status 3: no module named x");
+  };
+  // Three failures, in the name of calls 1 and 2.
+  const auto open = [&] {
+    auto first = stage.acquire(stage.call(1));
+    auto second = stage.acquire(stage.call(2));
+    fail(stage.next_start());
+    fail(stage.next_start());
+    stage.advance(seconds(1));
+    CHECK_FALSE(first.ready());
+    const StartRequest one = stage.next_start();
+    const StartRequest another = stage.next_start();
+    fail(one);
+    CHECK(breaker() == Breaker::open);
+    // The other start covers both of them.
+    stage.settle_down();
+    CHECK_FALSE(first.ready());
+    fail(another);
+    CHECK(refused(first));
+    CHECK(refused(second));
+  };
+  const auto wait = [&] { stage.advance(milliseconds(2400)); };  // and a fifth
+
+  SECTION("the breaker opens after so many failed starts in a row, and answers at once with the last error") {
+    open();
+    auto late = stage.acquire(stage.call(3));
+    const absl::Status status = stage.answer(late).status();
+    CHECK(says(status, "thumbnail: 4 starts in a row failed, the next try comes in 2."));
+    CHECK(says(status, "exit status 3: no module named x"));
+    stage.advance(milliseconds(1999));
+    CHECK(refused(stage.acquire(stage.call(4))));
+    CHECK(stage.starts[QueueStage::kInvoker].empty());
+    CHECK(stage.queue->stats(stage.f).waiters == 0);
+    CHECK(stage.queue->stats(stage.f).breaker_opened == 1);
+  }
+  SECTION("the breaker half-opens by itself: one start at a time, and one that succeeds closes it") {
+    open();
+    wait();
+    auto first = stage.acquire(stage.call(3));
+    auto second = stage.acquire(stage.call(4));
+    const StartRequest start = stage.next_start();
+    CHECK(breaker() == Breaker::half_open);
+    stage.settle_down();
+    CHECK(stage.starts[QueueStage::kInvoker].empty());
+    REQUIRE(stage.make(start, stage.sandbox(1)).ok());
+    CHECK(stage.lease(first).start() == StartKind::cold);
+    CHECK(breaker() == Breaker::closed);
+    REQUIRE(stage.make(stage.next_start(), stage.sandbox(2)).ok());
+    (void)stage.lease(second);
+    // A new row of failures begins.
+    auto third = stage.acquire(stage.call(5));
+    fail(stage.next_start());
+    CHECK(breaker() == Breaker::closed);
+    stage.advance(seconds(1));
+    CHECK(stage.next_start().version == 1);
+    CHECK_FALSE(third.ready());
+  }
+  SECTION("a start that fails opens a half-open breaker again, and all are answered") {
+    open();
+    wait();
+    auto first = stage.acquire(stage.call(3));
+    auto second = stage.acquire(stage.call(4));
+    fail(stage.next_start());
+    CHECK(refused(first));
+    CHECK(refused(second));
+    CHECK(breaker() == Breaker::open);
+    CHECK(refused(stage.acquire(stage.call(5))));
+    CHECK(stage.queue->stats(stage.f).breaker_opened == 2);
+    wait();
+    auto third = stage.acquire(stage.call(6));
+    REQUIRE(stage.make(stage.next_start(), stage.sandbox(1)).ok());
+    (void)stage.lease(third);
+  }
+  SECTION("a half-open breaker's start that vanishes is replaced by another") {
+    open();
+    wait();
+    auto waiting = stage.acquire(stage.call(3));
+    REQUIRE(stage.gone(stage.next_start().id).ok());
+    const StartRequest claimed = stage.next_start();
+    REQUIRE(stage.claim(claimed.id, stage.sandbox(1)).ok());
+    REQUIRE(stage.gone(stage.sandbox(1)).ok());
+    const StartRequest lost = stage.next_start();
+    REQUIRE(stage.claim(lost.id, stage.sandbox(2, QueueStage::kElsewhere)).ok());
+    REQUIRE(stage.take_over(QueueStage::kElsewhere).ok());
+    REQUIRE(stage.make(stage.next_start(), stage.sandbox(3)).ok());
+    CHECK(stage.lease(waiting).sandbox().id == stage.sandbox(3));
+  }
+  SECTION("while the breaker is open a busy sandbox covers, and idle ones serve as ever") {
+    Lease busy = cold_start(stage, 10, 1);
+    auto first = stage.acquire(stage.call(11));
+    auto second = stage.acquire(stage.call(12));
+    for (int i = 0; i < 2; ++i) {
+      const StartRequest one = stage.next_start();
+      const StartRequest another = stage.next_start();
+      fail(one);
+      fail(another);
+      if (i == 0) stage.advance(seconds(1));
+    }
+    CHECK(breaker() == Breaker::open);
+    stage.settle_down();
+    CHECK_FALSE(first.ready());
+    auto third = stage.acquire(stage.call(13));
+    std::move(busy).release();
+    Lease next = stage.lease(first);
+    stage.add_idle(2);
+    CHECK(stage.lease(second).sandbox().id == stage.sandbox(2));
+    stage.settle_down();
+    CHECK_FALSE(third.ready());
+    // The last that could have served it.
+    REQUIRE(stage.gone(stage.sandbox(2)).ok());
+    std::move(next).retire();
+    CHECK(refused(third));
+  }
+  SECTION("a start from before the breaker opened covers, and closes it if it succeeds") {
+    auto first = stage.acquire(stage.call(1));
+    auto second = stage.acquire(stage.call(2));
+    fail(stage.next_start());
+    const StartRequest slow = stage.next_start();
+    REQUIRE(stage.claim(slow.id, stage.sandbox(1)).ok());
+    for (int i = 0; i < 2; ++i) {
+      stage.advance(seconds(1));
+      fail(stage.next_start());
+    }
+    CHECK(breaker() == Breaker::open);
+    auto third = stage.acquire(stage.call(3));
+    REQUIRE(stage.offer(stage.fresh(slow, stage.sandbox(1))).ok());
+    (void)stage.lease(first);
+    CHECK(breaker() == Breaker::closed);
+    CHECK(stage.next_start().version == 1);
+    CHECK_FALSE(third.ready());
+  }
+  SECTION("an open breaker holds back what is provisioned; half open, it is tried one at a time") {
+    rules.provisioned = 2;
+    REQUIRE(stage.define(rules).ok());
+    const auto take = [&] {
+      stage.settle_down();
+      std::vector<StartRequest> all;
+      for (auto& [invoker, starts] : stage.starts) all.insert(all.end(), starts.begin(), starts.end());
+      stage.starts.clear();
+      return all;
+    };
+    for (int i = 0; i < 2; ++i) {
+      const std::vector<StartRequest> starts = take();
+      REQUIRE(starts.size() == 2);
+      for (const StartRequest& start : starts) fail(start);
+      if (i == 0) stage.advance(seconds(1));
+    }
+    CHECK(breaker() == Breaker::open);
+    stage.advance(milliseconds(1999));
+    CHECK(take().empty());
+    stage.advance(milliseconds(401));
+    const std::vector<StartRequest> probe = take();
+    REQUIRE(probe.size() == 1);
+    REQUIRE(stage.make(probe[0], stage.sandbox(1)).ok());
+    CHECK(take().size() == 1);
+  }
+  SECTION("a redeploy closes the breaker") {
+    open();
+    rules.version = 2;
+    REQUIRE(stage.define(rules).ok());
+    CHECK(breaker() == Breaker::closed);
+    auto waiting = stage.acquire(stage.call(3));
+    REQUIRE(stage.make(stage.next_start(), stage.sandbox(1)).ok());
+    (void)stage.lease(waiting);
   }
 }
 
@@ -919,6 +1141,16 @@ inline void deploying(QueueStage& stage) {
     bad = config();
     bad.caps.max_starts = 0;
     CHECK(says(stage.define(bad), "max_starts 0"));
+    bad = config();
+    bad.retry.breaker_failures = 0;
+    CHECK(absl::IsInvalidArgument(stage.define(bad)));
+    CHECK(says(stage.define(bad), "breaker_failures 0"));
+    for (const auto open : {milliseconds(0), milliseconds(-1), milliseconds(86'400'001)}) {
+      bad = config();
+      bad.retry.breaker_open = open;
+      CHECK(absl::IsInvalidArgument(stage.define(bad)));
+      CHECK(says(stage.define(bad), "breaker_open " + std::to_string(open.count()) + " ms"));
+    }
   }
   SECTION("an older version is told kAborted, an equal one only changes the rules") {
     REQUIRE(stage.define(next).ok());
@@ -1692,6 +1924,7 @@ inline void check_idle_queue_contract(const MakeIdleQueue& make) {
   };
   SECTION("acquiring") { on_stage(contract::acquiring); }
   SECTION("starting") { on_stage(contract::starting); }
+  SECTION("breaking") { on_stage(contract::breaking); }
   SECTION("settling") { on_stage(contract::settling); }
   SECTION("cancelling") { on_stage(contract::cancelling); }
   SECTION("restarting") { on_stage(contract::restarting); }

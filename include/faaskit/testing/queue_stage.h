@@ -216,9 +216,10 @@ class QueueStage {
     all.erase(all.begin());
     return first;
   }
-  absl::Status claim(const StartId& start, const SandboxId& sandbox) {
+  absl::Status claim(const StartId& start, const SandboxId& sandbox, bool needs_room = false) {
     return answer(ask<absl::Status>([&](auto handler) {
-      queue->async_claim({.function = f, .start = start, .sandbox = sandbox}, std::move(handler));
+      queue->async_claim({.function = f, .start = start, .sandbox = sandbox, .needs_room = needs_room},
+                         std::move(handler));
     }));
   }
   absl::Status offer(const Offer& offer) {
