@@ -107,7 +107,7 @@ absl::Status HostedSandbox::watch(SandboxHandles& handles) {
 void HostedSandbox::not_born(absl::Status why) {
   machine_.end();
   machine_.reaped();
-  context_->was_reaped(shared_from_this(), std::move(why));
+  context_->was_reaped(shared_from_this(), dismissed_ ? absl::OkStatus() : std::move(why));
 }
 
 void HostedSandbox::on_hello(absl::StatusOr<Hello> hello) {
@@ -247,9 +247,12 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
   running_->thawed = admission.thaw;
   // Send first, thaw second, in one turn and with nothing awaited between: the call is there when it wakes,
   // and one wake-up serves both.
-  channel_->begin_call(std::move(out), [weak = weak_from_this()](CallResult result) {
-    if (auto self = weak.lock()) self->on_call_end(std::move(result));
-  });
+  if (admission.ping) {
+    running_->held.emplace(std::move(out));
+    ping();
+  } else {
+    begin_call(std::move(out));
+  }
   absl::Status thawed;
   if (admission.thaw) {
     const TimePoint begun = context_->now();
@@ -260,8 +263,44 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
   if (machine_.uses() == 1) running_->phases.merge(start_phases_);
   if (const auto froze = std::exchange(freeze_time_, Phases::kAbsent); froze != Phases::kAbsent)
     running_->phases.set(Phase::freeze, froze);
-  set(Alarm::deadline, running_->call.deadline);
   if (!thawed.ok()) destroy(std::move(thawed));
+}
+
+void HostedSandbox::begin_call(ChannelCall call) {
+  set(Alarm::deadline, running_->call.deadline);
+  channel_->begin_call(std::move(call), [weak = weak_from_this()](CallResult result) {
+    if (auto self = weak.lock()) self->on_call_end(std::move(result));
+  });
+}
+
+// ---- a ping before the call
+
+void HostedSandbox::ping() {
+  const TimePoint gives_up = after(running_->begun, function_->lifetime.ping_timeout);
+  set(Alarm::deadline, std::min(gives_up, running_->call.deadline));
+  channel_->ping([weak = weak_from_this()](const absl::Status& status) {
+    if (auto self = weak.lock()) self->on_pong(status);
+  });
+}
+
+void HostedSandbox::on_pong(const absl::Status& status) {
+  if (!pinging()) return;  // given up meanwhile
+  if (!status.ok()) return destroy(status);
+  ChannelCall call = *std::move(running_->held);
+  running_->held.reset();
+  const auto left = running_->call.deadline - context_->now();
+  call.timeout = std::chrono::duration_cast<std::chrono::microseconds>(std::max<Duration>(left, Duration(0)));
+  begin_call(std::move(call));
+}
+
+// The ping is all that was sent: the same call may be made elsewhere.
+void HostedSandbox::answer_unbegun(const absl::Status& why) {
+  HostReply reply;
+  reply.status = absl::UnavailableError(
+      absl::StrFormat("call on %s: %s", to_string(sandbox().id), std::string(why.message())));
+  reply.never_began = true;
+  reply.payload = std::move(running_->held->payload);
+  answer(std::move(reply));
 }
 
 void HostedSandbox::on_call_end(CallResult result) {
@@ -288,9 +327,15 @@ void HostedSandbox::on_call_end(CallResult result) {
     // All it wrote before its answer is in the pipe by now.
     read_output(kOutputPerTurn);
     const TimePoint now = context_->now();
+    if (!refused_by_limit && (machine_.worn_out() || machine_.aged_out(now))) {
+      answer(std::move(reply));  // not clean: its lease ends as retired
+      return machine_.worn_out() ? retire_used(absl::StrFormat("it has served %d calls; max_uses is %d",
+                                                               machine_.uses(), *machine_.rules().max_uses))
+                                 : retire_used(describe_age());
+    }
     reply.clean = true;
     // Offered before it is answered: a caller that calls again at once must find it idle.
-    offer(machine_.ended_clean(now));
+    offer(machine_.ended_clean(now, !refused_by_limit));
     running_->phases.set(Phase::settle, context_->now() - running_->ended);
     answer(std::move(reply));
     if (machine_.idle()) rest(now);
@@ -365,6 +410,7 @@ void HostedSandbox::rest(TimePoint now) {
     case FreezePolicy::never: break;
   }
   if (!ShardTimers::is_set(alarms_, Alarm::expire)) set(Alarm::expire, after(now, function_->keep_alive));
+  if (!ShardTimers::is_set(alarms_, Alarm::age)) set(Alarm::age, machine_.rules().ends_at);
   if (context_->eviction_wanted.load(std::memory_order_relaxed)) context_->became_idle(*this);
 }
 
@@ -427,12 +473,44 @@ void HostedSandbox::expire() {
       }));
 }
 
+// Healthy, and it has served enough.
+void HostedSandbox::retire_used(const std::string& why) {
+  context_->emit(Severity::info, "sandbox.retired", function_->spec.name,
+                 absl::StrCat(to_string(sandbox().id), ": ", why));
+  destroy(absl::CancelledError(why));
+}
+
+std::string HostedSandbox::describe_age() const {
+  return absl::StrFormat("it is %d ms old; max_age is %d ms, less up to a tenth at random",
+                         std::chrono::duration_cast<milliseconds>(context_->now() - claimed_at_).count(),
+                         function_->lifetime.max_age->count());
+}
+
+void HostedSandbox::age_out() {
+  if (!machine_.idle()) return;  // a call's end sees to it
+  WithdrawParams params{
+      .function = function_->handle, .sandbox = sandbox().id, .reason = WithdrawReason::host};
+  context_->parts.idle->async_withdraw(
+      params, asio::bind_executor(shard_.executor, [weak = weak_from_this()](absl::Status status) {
+        auto self = weak.lock();
+        if (!self || self->machine_.ending()) return;
+        if (status.ok()) return self->retire_used(self->describe_age());
+        // Leased, and its call may never come; or nobody knows.
+        self->set(Alarm::age, after(self->context_->now(), kExpireRepeat));
+      }));
+}
+
 void HostedSandbox::alarm(Alarm alarm) {
   ShardTimers::went_off(alarms_, alarm);
   switch (alarm) {
     case Alarm::deadline:
       if (death_pending_) {
         answer_death();  // its cause has no more time
+      } else if (pinging()) {
+        destroy(absl::UnavailableError(absl::StrFormat(
+            "no answer to a ping within %d ms after %d s idle",
+            std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count(),
+            std::chrono::duration_cast<std::chrono::seconds>(running_->held->idle_for).count())));
       } else if (running_) {
         cut(absl::DeadlineExceededError(absl::StrFormat(
             "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),
@@ -460,6 +538,7 @@ void HostedSandbox::alarm(Alarm alarm) {
     }
     case Alarm::confirm: confirm_freeze(); break;
     case Alarm::expire: expire(); break;
+    case Alarm::age: age_out(); break;
     case Alarm::kill:
       if (!exit_.empty()) {
         remove_seat();
@@ -545,24 +624,31 @@ void HostedSandbox::note_lost_output() {
 
 void HostedSandbox::retire(std::string_view why) {
   // A running call may finish; the queue refuses its offer, and that is the end.
-  if (!machine_.busy()) destroy(absl::CancelledError(std::string(why)));
+  if (!machine_.busy()) dismiss(absl::CancelledError(std::string(why)));
+}
+
+void HostedSandbox::dismiss(absl::Status why) {
+  if (!machine_.ending()) dismissed_ = true;
+  destroy(std::move(why));
 }
 
 void HostedSandbox::destroy(absl::Status why) {
   if (!machine_.end()) return;
-  end_reason_ = why;
-  clear(Alarm::freeze);
-  clear(Alarm::confirm);
-  clear(Alarm::expire);
-  offer_timer_.reset();
+  clear_idle_alarms();
   if (!seat_) return;  // born() will see it
-  if (channel_) channel_->close(std::move(why));
+  if (channel_) channel_->close(why);
   if (exit_.empty()) {
     if (absl::Status killed = seat_->kill(); !killed.ok()) {
       context_->emit(Severity::error, "sandbox.kill_failed", function_->spec.name, killed.ToString());
     }
     await_end();
   }
+  if (pinging()) answer_unbegun(why);
+}
+
+void HostedSandbox::clear_idle_alarms() {
+  for (Alarm alarm : {Alarm::freeze, Alarm::confirm, Alarm::expire, Alarm::age}) clear(alarm);
+  offer_timer_.reset();
 }
 
 void HostedSandbox::await_end() {
@@ -602,13 +688,9 @@ void HostedSandbox::on_exit() {
   if (exit_.empty()) return watch_exit();
   const bool by_itself = machine_.end();
   if (by_itself) {
-    end_reason_ = absl::UnavailableError(describe_death());
     context_->emit(Severity::info, "sandbox.died", function_->spec.name,
                    absl::StrCat(to_string(sandbox().id), ": ", describe_death()));
-    clear(Alarm::freeze);
-    clear(Alarm::confirm);
-    clear(Alarm::expire);
-    offer_timer_.reset();
+    clear_idle_alarms();
     // Children of a first process that was pid 1 died with it; without that, they are still there.
     (void)seat_->kill();
   }
@@ -616,6 +698,8 @@ void HostedSandbox::on_exit() {
   read_output(kOutputPerTurn);
   if (death_pending_) {
     answer_death();
+  } else if (pinging()) {
+    answer_unbegun(absl::UnavailableError(describe_death()));
   } else if (running_) {
     // Its last words may still be in the socket.
     set(Alarm::cause, after(context_->now(), kCauseWait));
@@ -634,7 +718,7 @@ std::string HostedSandbox::describe_death() const {
 void HostedSandbox::finish_if_dead() {
   if (exit_.empty() || running_ || !seat_) return;
   if (machine_.published().state == HostState::gone) return;
-  if (!start_error_.ok() || !was_offered()) {
+  if (!dismissed_ && (!start_error_.ok() || !was_offered())) {
     // Why a start failed is what its author needs most: how it ended, and its last words.
     const std::string words = log_tail_.empty() ? "" : absl::StrCat("; its output ends: ", log_tail_);
     const std::string cause = !start_error_.ok() ? std::string(start_error_.message())

@@ -62,12 +62,13 @@ struct NewSandbox {
 class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
  public:
   HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard,
-                std::shared_ptr<const HostedFunction> function, const Sandbox& sandbox, StartId start)
+                std::shared_ptr<const HostedFunction> function, const Sandbox& sandbox, StartId start,
+                double jitter)
       : context_(std::move(context)),
         shard_(shard),
         function_(std::move(function)),
         claimed_at_(context_->now()),
-        machine_(sandbox, start),
+        machine_(sandbox, start, sandbox_rules(function_->lifetime, claimed_at_, jitter)),
         pidfd_(shard.executor) {}
 
   // The process exists: open the line and wait for its hello.
@@ -81,6 +82,8 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void alarm(Alarm alarm);
   // Whatever it does now, it is ended for `why`.
   void destroy(absl::Status why);
+  // As destroy(), and nothing is wrong with it: if it has not started yet, its start has not failed.
+  void dismiss(absl::Status why);
   // When no loop runs any more: killed; and then reaped, waiting for it until `deadline`.
   void kill_given_up();
   void reap_given_up(std::chrono::steady_clock::time_point deadline);
@@ -117,6 +120,8 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
     TimePoint begun{};
     TimePoint ended{};  // unset: it runs
     bool thawed = false;
+    // Not sent yet: a ping is to be answered first.
+    std::optional<ChannelCall> held{};
     Phases phases;
   };
 
@@ -126,6 +131,11 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void warm_up_failed(const absl::Status& why);
   std::string describe_warm_up() const;
   void become_ready();
+  void ping();
+  void on_pong(const absl::Status& status);
+  bool pinging() const { return running_ && running_->held; }
+  void answer_unbegun(const absl::Status& why);
+  void begin_call(ChannelCall call);
   void on_call_end(CallResult result);
   void on_channel_closed(absl::Status why);
   void on_exit();
@@ -139,6 +149,10 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void freeze_now(TimePoint now);
   void confirm_freeze();
   void expire();
+  void age_out();
+  void retire_used(const std::string& why);
+  std::string describe_age() const;
+  void clear_idle_alarms();
   absl::Status watch(SandboxHandles& handles);
   void watch_exit();
   void await_end();
@@ -176,10 +190,10 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   std::optional<Running> running_;
   Phases start_phases_;  // told with its first call
   TimePoint running_since_{};
-  std::size_t warmed_up_ = 0;  // payloads it has answered
-  bool warming_up_ = false;    // the next one runs
-  absl::Status start_error_;   // why it never became ready
-  absl::Status end_reason_;
+  std::size_t warmed_up_ = 0;                  // payloads it has answered
+  bool warming_up_ = false;                    // the next one runs
+  absl::Status start_error_;                   // why it never became ready
+  bool dismissed_ = false;                     // ended while nothing was wrong with it
   std::optional<absl::Status> death_pending_;  // a dead call's answer, but for its cause
   std::string exit_;                           // how it ended; empty while it runs
   std::string log_tail_;                       // of the invocation, or of init and what comes late

@@ -4,6 +4,7 @@
 #include <deque>
 #include <future>
 #include <map>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -73,6 +74,10 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (function.keep_alive.count() <= 0)
       return absl::InvalidArgumentError("deploy: keep_alive must be positive");
     if (absl::Status valid = validate_function_name(function.spec.name); !valid.ok()) return valid;
+    if (absl::Status valid = validate(function.lifetime); !valid.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("deploy ", function.spec.name, ": ", std::string(valid.message())));
+    }
     if (absl::Status checked = check(function); !checked.ok()) return checked;
     if (function.spec.minimum_isolation >= Isolation::process) {
       if (const std::string missing = parts.freezer->missing_limits(); !missing.empty()) {
@@ -358,7 +363,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     HostShard& shard = *shards_[next_shard_++ % shards_.size()];
     const Sandbox descriptor{.id = id, .version = start.version, .home_shard = shard.index};
     auto sandbox =
-        std::make_shared<HostedSandbox>(shared_from_this(), shard, std::move(function), descriptor, start.id);
+        std::make_shared<HostedSandbox>(shared_from_this(), shard, std::move(function), descriptor, start.id,
+                                        std::uniform_real_distribution<double>()(random_));
     {
       MutexLock lock(mutex_);
       registry_.emplace(id.number, sandbox);
@@ -377,7 +383,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
                             [self, &shard, sandbox = std::move(sandbox), made = *std::move(made)]() mutable {
                               shard.sandboxes.emplace(sandbox->sandbox().id.number, sandbox);
                               if (self->stopping_)
-                                sandbox->destroy(absl::CancelledError("this host is stopping"));
+                                sandbox->dismiss(absl::CancelledError("this host is stopping"));
                               sandbox->born(std::move(made));
                             });
                });
@@ -585,7 +591,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     });
     for (const SandboxPtr& sandbox : all()) {
       asio::post(sandbox->shard().executor,
-                 [sandbox] { sandbox->destroy(absl::CancelledError("this host is stopping")); });
+                 [sandbox] { sandbox->dismiss(absl::CancelledError("this host is stopping")); });
     }
   }
 
@@ -627,6 +633,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   // On the control thread.
   StartMachine starts_;
+  std::mt19937_64 random_{random_id()};
   std::deque<StartId> unknown_;  // reported as such
   std::uint64_t last_number_ = 0;
   std::uint64_t next_shard_ = 0;
@@ -679,7 +686,7 @@ class LocalHostImpl final : public LocalHost {
     if (!sandbox)
       return absl::NotFoundError(absl::StrCat("destroy: no sandbox ", to_string(id), " on this host"));
     asio::post(sandbox->shard().executor,
-               [sandbox] { sandbox->destroy(absl::CancelledError("destroyed by the host application")); });
+               [sandbox] { sandbox->dismiss(absl::CancelledError("destroyed by the host application")); });
     return absl::OkStatus();
   }
 

@@ -87,6 +87,7 @@ SandboxMachine::Admission SandboxMachine::admit(Token token, const LeaseId& leas
   ++uses_;
   admission.thaw = freeze_ != Freeze::no;
   admission.idle_for = now - idle_since_;
+  admission.ping = rules_.ping_after && admission.idle_for > *rules_.ping_after;
   freeze_ = Freeze::no;
   // Taken back before the thaw is written: nothing that is marked frozen may run.
   if (admission.thaw) publish(HostState::idle);
@@ -95,8 +96,9 @@ SandboxMachine::Admission SandboxMachine::admit(Token token, const LeaseId& leas
 
 void SandboxMachine::publish_busy() { publish(HostState::busy); }
 
-Offer SandboxMachine::ended_clean(TimePoint now) {
+Offer SandboxMachine::ended_clean(TimePoint now, bool began) {
   assert(phase_ == Phase::busy && dirty_);
+  if (!began) --uses_;
   dirty_ = false;
   phase_ = Phase::idle;
   idle_since_ = now;

@@ -19,18 +19,19 @@ namespace faaskit {
 class HostedSandbox;
 
 enum class Alarm : std::uint8_t {
-  deadline,  // of the call that runs
+  deadline,  // of the call that runs, or of the ping before it
   cause,     // a dead call's answer waits no longer for how its sandbox died
   freeze,    // the grace time has passed, perhaps
   confirm,   // has the kernel frozen it?
   expire,    // keep-alive
+  age,       // maximum age
   kill,      // it should have died by now
 };
-inline constexpr std::size_t kAlarms = 6;
+inline constexpr std::size_t kAlarms = 7;
 
 // What each sandbox keeps of its own alarms.
 using ArmedAlarms = std::array<TimePoint, kAlarms>;
-inline constexpr ArmedAlarms kNoAlarms = {kNever, kNever, kNever, kNever, kNever, kNever};
+inline constexpr ArmedAlarms kNoAlarms = {kNever, kNever, kNever, kNever, kNever, kNever, kNever};
 
 class ShardTimers {
  public:

@@ -40,10 +40,14 @@ struct Script {
   std::string missing_limits;
   int created = 0;
   int freezes = 0;
+  int thaws = 0;
   int seats = 0;
   std::vector<Channel::CallHandler> calls;  // begun, not answered
   std::vector<ChannelCall> sent;            // the same calls, and those that are answered
-  Duration create_time{};                   // and of it
+  int pings = 0;
+  bool hold_pings = false;
+  std::vector<Channel::PingHandler> held_pings;
+  Duration create_time{};  // and of it
   Duration exec_time{};
   Hello hello;
   bool hold_hellos = false;
@@ -71,7 +75,10 @@ class FakeSeat final : public Seat {
     }
     return absl::OkStatus();
   }
-  absl::Status thaw() override { return absl::OkStatus(); }
+  absl::Status thaw() override {
+    ++script_.thaws;
+    return absl::OkStatus();
+  }
   std::optional<bool> frozen() override {
     if (script_.unreadable > 0) {
       --script_.unreadable;
@@ -175,7 +182,12 @@ class FakeChannel final : public Channel {
     return 0;
   }
   void ping(PingHandler done) override {
-    asio::post(home_, [done = std::move(done)]() mutable { done(absl::OkStatus()); });
+    ++script_.pings;
+    if (script_.hold_pings) {
+      script_.held_pings.push_back(std::move(done));
+    } else {
+      asio::post(home_, [done = std::move(done)]() mutable { done(absl::OkStatus()); });
+    }
   }
   void close(absl::Status) override { open_ = false; }
   bool is_open() const override { return open_; }

@@ -218,4 +218,32 @@ TEST_CASE("every change of state is published with a new generation", "[provisio
   CHECK(changed(HostState::idle));
 }
 
+TEST_CASE("it has served enough once it has reached its uses or its age", "[provision]") {
+  SandboxMachine machine(kSandbox, kStartId, {.max_uses = 2, .ends_at = kStart + milliseconds(100)});
+  machine.ready(kStart);
+  CHECK_FALSE(machine.worn_out());
+  REQUIRE(machine.admit(1, lease(1), kStart).status.ok());
+  CHECK_FALSE(machine.worn_out());
+  machine.ended_clean(kStart, false);  // it never reached the sandbox: no use of it
+  REQUIRE(machine.admit(2, lease(2), kStart).status.ok());
+  machine.ended_clean(kStart);
+  CHECK_FALSE(machine.worn_out());
+  REQUIRE(machine.admit(3, lease(3), kStart).status.ok());
+  CHECK(machine.worn_out());
+  CHECK_FALSE(machine.aged_out(kStart + milliseconds(99)));
+  CHECK(machine.aged_out(kStart + milliseconds(100)));
+  Ready eternal;
+  CHECK_FALSE(eternal.aged_out(kStart + std::chrono::hours(1 << 20)));
+}
+
+TEST_CASE("a call after a longer idle spell than that is preceded by a ping", "[provision]") {
+  SandboxMachine machine(kSandbox, kStartId, {.ping_after = milliseconds(100)});
+  machine.ready(kStart);
+  CHECK_FALSE(machine.admit(1, lease(1), kStart + milliseconds(100)).ping);
+  machine.ended_clean(kStart + milliseconds(200));
+  CHECK(machine.admit(2, lease(2), kStart + milliseconds(301)).ping);
+  Ready never;
+  CHECK_FALSE(never.admit(1, lease(1), kStart + std::chrono::hours(1 << 20)).ping);
+}
+
 }  // namespace faaskit

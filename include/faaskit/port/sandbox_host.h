@@ -37,7 +37,7 @@ struct HostCall {
 };
 
 struct HostReply {
-  // OK: the function ran and the sandbox is clean: release the lease. Otherwise:
+  // OK: the function ran. Otherwise:
   //   kAborted            not admitted (an older token, or a call runs): refuse the lease, start again
   //   kDeadlineExceeded   answered at the deadline; the sandbox is being destroyed
   //   kUnavailable        the sandbox died, with the cause (signal, OOM, exit status)
@@ -48,7 +48,8 @@ struct HostReply {
   absl::Status status{};
   // The function did not begin, provably: the same call may be made on another sandbox.
   bool never_began = false;
-  // The sandbox ended clean and was offered back; only then may the lease be released.
+  // The sandbox ended clean and was offered back; only then may the lease be released. One that has served
+  // enough ends clean and is not offered: its lease is retired.
   bool clean = false;
   ChannelReply reply{};
   // Handed back when the call never began, so that a retry needs no copy.

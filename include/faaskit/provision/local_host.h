@@ -31,6 +31,7 @@
 #include "faaskit/port/sandbox_factory.h"
 #include "faaskit/port/sandbox_host.h"
 #include "faaskit/port/start_queue.h"
+#include "faaskit/provision/lifetime.h"
 #include "faaskit/provision/sandbox_machine.h"
 #include "faaskit/provision/start_machine.h"
 
@@ -80,21 +81,6 @@ struct WarmUp {
   std::string content_type{};
   Metadata metadata{};
   std::chrono::milliseconds timeout = std::chrono::seconds(10);
-};
-
-// When a healthy sandbox is ended all the same, and when it is asked whether it is healthy. Where
-// `provisioned` wants it kept, another takes its place.
-struct Lifetime {
-  // Since its start was claimed. It ends when it is idle: a running call is never cut short. Up to a tenth
-  // less, at random, so that sandboxes started together do not end together. nullopt: no maximum.
-  std::optional<std::chrono::milliseconds> max_age{};
-  // Calls, warm-ups not counted; at least 1. nullopt: no maximum.
-  std::optional<std::uint64_t> max_uses{};
-  // A call that finds the sandbox idle for longer than this is preceded by a ping. No answer within
-  // `ping_timeout`, or by the call's deadline: the sandbox is destroyed, and the call, which never began,
-  // moves on to another. nullopt: never.
-  std::optional<std::chrono::milliseconds> ping_after = std::chrono::minutes(1);
-  std::chrono::milliseconds ping_timeout = std::chrono::seconds(1);
 };
 
 struct HostedFunction {

@@ -25,11 +25,19 @@ namespace faaskit {
 enum class HostState : std::uint8_t { starting, idle, freezing, frozen, busy, ending, gone };
 FAASKIT_EXPORT std::string_view to_string(HostState state);
 
+// When a healthy sandbox has served enough, and when a call is preceded by a ping; see Lifetime.
+struct SandboxRules {
+  std::optional<std::uint64_t> max_uses{};
+  std::chrono::steady_clock::time_point ends_at = std::chrono::steady_clock::time_point::max();
+  std::optional<std::chrono::milliseconds> ping_after{};
+};
+
 class FAASKIT_EXPORT SandboxMachine {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  SandboxMachine(const Sandbox& sandbox, StartId start) : sandbox_(sandbox), start_(start) {}
+  SandboxMachine(const Sandbox& sandbox, StartId start, SandboxRules rules = {})
+      : sandbox_(sandbox), start_(start), rules_(rules) {}
 
   // Its first answer came: it becomes idle; make this offer.
   // REQUIRES: starting.
@@ -41,6 +49,8 @@ class FAASKIT_EXPORT SandboxMachine {
     absl::Status status;
     // Write a thaw right after the first send.
     bool thaw = false;
+    // That first send is a ping; the call follows once it is answered.
+    bool ping = false;
     std::chrono::steady_clock::duration idle_for{};
   };
   // The fence. An admitted lease's call runs until ended_clean() or end().
@@ -48,9 +58,12 @@ class FAASKIT_EXPORT SandboxMachine {
   // After the thaw was written, or was not needed.
   void publish_busy();
 
-  // The call ended clean, or provably never reached the sandbox: the latch is cleared, it is idle; make
-  // this offer.
-  Offer ended_clean(TimePoint now);
+  // The call ended clean, or provably never reached the sandbox (`began` false; it is then no use of it): the
+  // latch is cleared, it is idle; make this offer.
+  Offer ended_clean(TimePoint now, bool began = true);
+  // It has served enough: a clean end is followed by end() instead, and no offer is made.
+  bool worn_out() const { return rules_.max_uses && uses_ >= *rules_.max_uses; }
+  bool aged_out(TimePoint now) const { return now >= rules_.ends_at; }
 
   // Something is wrong, or it is not wanted any more: nothing is admitted from now on. False if it was
   // ending already.
@@ -81,6 +94,7 @@ class FAASKIT_EXPORT SandboxMachine {
   std::uint64_t uses() const { return uses_; }
   const Sandbox& sandbox() const { return sandbox_; }
   const StartId& start() const { return start_; }
+  const SandboxRules& rules() const { return rules_; }
   Token highest_token() const { return highest_; }
   const LeaseId& lease() const { return lease_; }
   AnnouncedSandbox announced(std::string function) const;
@@ -99,6 +113,7 @@ class FAASKIT_EXPORT SandboxMachine {
 
   Sandbox sandbox_;
   StartId start_;
+  SandboxRules rules_;
   Phase phase_ = Phase::starting;
   Freeze freeze_ = Freeze::no;
   bool dirty_ = false;
