@@ -19,7 +19,7 @@ namespace {
 // Read in one turn of the loop: a sandbox that never stops writing must not keep its shard from the others.
 constexpr std::size_t kBytesPerTurn = 64 << 10;
 constexpr std::size_t kMaxPieces = 16;
-// Only credit is ever owed; a sandbox that earns so much of it without reading any is broken.
+// Credit is owed, and at most one ping; a sandbox that earns so much of it without reading any is broken.
 constexpr std::size_t kMaxControl = 16 << 10;
 
 }  // namespace
@@ -65,7 +65,8 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
   if (!open_) {
     status = absl::UnavailableError(absl::StrCat("channel is closed: ", std::string(why_closed_.message())));
   } else if (call_handler_ || !protocol_.idle()) {
-    status = absl::FailedPreconditionError("a call before the sandbox's hello, or while another one runs");
+    status = absl::FailedPreconditionError(
+        "a call before the sandbox's hello, or while another one or a ping is out");
   } else {
     status = protocol_.begin_call(call);
   }
@@ -86,9 +87,21 @@ std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) 
 }
 
 void Connection::ping(Channel::PingHandler done) {
-  asio::post(socket_.get_executor(), [done = std::move(done)]() mutable {
-    done(absl::UnimplementedError("ping: not spoken by this channel yet"));
-  });
+  if (!open_) {
+    return complete_ping(
+        absl::UnavailableError(absl::StrCat("channel is closed: ", std::string(why_closed_.message()))),
+        std::move(done));
+  }
+  if (call_handler_ || !protocol_.idle()) {
+    return complete_ping(
+        absl::FailedPreconditionError("a ping before the sandbox's hello, or while a call or a ping is out"),
+        std::move(done));
+  }
+  ping_handler_ = std::move(done);
+  protocol_.begin_ping();
+  if (!take_control()) return;
+  send_once();
+  if (open_ && unsent()) arm_write();
 }
 
 std::size_t Connection::send_once() {
@@ -196,6 +209,9 @@ bool Connection::consume(std::span<const std::byte> input) {
                        .never_began = false,
                        .payload = {}});
         break;
+      case wire::HostProtocol::Event::pong:
+        complete_ping(absl::OkStatus(), std::exchange(ping_handler_, nullptr));
+        break;
       case wire::HostProtocol::Event::failed: fail(protocol_.error()); return false;
     }
   }
@@ -226,8 +242,7 @@ void Connection::on_taken(std::uint64_t bytes) {
   send_control();
 }
 
-bool Connection::send_control() {
-  if (!protocol_.has_control()) return open_;
+bool Connection::take_control() {
   const std::vector<std::byte> more = protocol_.take_control();
   control_.insert(control_.end(), more.begin(), more.end());
   if (control_.size() > kMaxControl) {
@@ -236,6 +251,12 @@ bool Connection::send_control() {
                         control_.size(), kMaxControl)));
     return false;
   }
+  return true;
+}
+
+bool Connection::send_control() {
+  if (!protocol_.has_control()) return open_;
+  if (!take_control()) return false;
   if (!write_armed_) send_once();
   if (open_ && unsent()) arm_write();
   return open_;
@@ -278,6 +299,8 @@ void Connection::fail(absl::Status why, bool reset) {
         {.status = std::move(why), .reply = {}, .never_began = never_began, .payload = std::move(payload)});
   } else if (hello_handler_) {
     complete_hello(std::move(why));
+  } else if (ping_handler_) {
+    complete_ping(std::move(why), std::exchange(ping_handler_, nullptr));
   } else if (closed_handler_) {
     asio::post(socket_.get_executor(), [self = shared_from_this()] {
       if (self->abandoned_ || !self->closed_handler_) return;
@@ -288,7 +311,7 @@ void Connection::fail(absl::Status why, bool reset) {
 }
 
 void Connection::close(absl::Status why) {
-  const bool waited_for = (call_handler_ && !call_settled_) || hello_handler_;
+  const bool waited_for = (call_handler_ && !call_settled_) || hello_handler_ || ping_handler_;
   if (!waited_for) closed_handler_ = nullptr;
   fail(why.ok() ? absl::CancelledError("channel closed by its owner") : std::move(why));
 }
@@ -299,6 +322,7 @@ void Connection::abandon() {
   hello_timer_.reset();
   hello_handler_ = nullptr;
   call_handler_ = nullptr;
+  ping_handler_ = nullptr;
   closed_handler_ = nullptr;
 }
 
@@ -328,6 +352,13 @@ void Connection::complete_hello(absl::StatusOr<Hello> result) {
              [self = shared_from_this(), done = std::exchange(hello_handler_, nullptr),
               result = std::move(result)]() mutable {
                if (!self->abandoned_) done(std::move(result));
+             });
+}
+
+void Connection::complete_ping(absl::Status status, Channel::PingHandler done) {
+  asio::post(socket_.get_executor(),
+             [self = shared_from_this(), done = std::move(done), status = std::move(status)]() mutable {
+               if (!self->abandoned_) done(std::move(status));
              });
 }
 

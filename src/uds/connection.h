@@ -46,7 +46,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void stream_part();
   // No stream call comes after it.
   void end_stream();
-  // Sends what the protocol owes the sandbox. False: the channel failed.
+  // What the protocol owes the sandbox, to be sent first. False: the channel failed.
+  bool take_control();
   bool send_control();
   void on_end(int error);
 
@@ -60,6 +61,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void complete_call(CallResult result);
   void refuse_call(absl::Status why, Bytes payload, Channel::CallHandler done);
   void complete_hello(absl::StatusOr<Hello> result);
+  void complete_ping(absl::Status status, Channel::PingHandler done);
 
   const ChannelLimits limits_;
   const std::shared_ptr<Clock> clock_;
@@ -81,6 +83,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   Channel::HelloHandler hello_handler_;
   Channel::CallHandler call_handler_;
+  Channel::PingHandler ping_handler_;
   Channel::ClosedHandler closed_handler_;
   std::shared_ptr<ReplyStream> stream_;
   std::shared_ptr<TakenLedger> taken_;  // from the reply's head to its end

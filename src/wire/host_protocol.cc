@@ -96,6 +96,7 @@ std::string_view HostProtocol::position() const {
     case State::expect_hello: return "before its hello";
     case State::in_call: return reply_state_ == Reply::none ? "before a reply" : "in the middle of a reply";
     case State::idle: return "while idle";
+    case State::pinging: return "before its answer to a ping";
     case State::failed: break;
   }
   return "after an error";
@@ -174,6 +175,13 @@ absl::Status HostProtocol::begin_call(const ChannelCall& call) {
   return absl::OkStatus();
 }
 
+void HostProtocol::begin_ping() {
+  pb::Ping message;
+  message.set_nonce(++nonce_);
+  append_frame(control_, {.type = FrameType::ping}, message);
+  state_ = State::pinging;
+}
+
 std::vector<std::byte> HostProtocol::take_control() { return std::exchange(control_, {}); }
 
 ReplyHead HostProtocol::take_head() {
@@ -223,12 +231,17 @@ bool HostProtocol::begin_frame() {
     if (header.type == FrameType::hello) return on_hello();
     return fail(absl::StrFormat("%s before HELLO", to_string(header.type)));
   }
+  if (header.type == FrameType::ping && (header.flags & kPong) != 0) return on_pong();
   switch (header.type) {
     case FrameType::reply_head:
     case FrameType::body:
     case FrameType::end:
     case FrameType::log: break;
     default: return fail(absl::StrFormat("%s is not for a sandbox to send now", to_string(header.type)));
+  }
+  if (state_ == State::pinging) {
+    return fail(
+        absl::StrFormat("%s for call %d instead of PONG %d", to_string(header.type), header.call_id, nonce_));
   }
   if (state_ != State::in_call) {
     return fail(absl::StrFormat("%s for call %d while no call runs; the last one was %d",
@@ -267,6 +280,24 @@ bool HostProtocol::on_hello() {
   hello_.runtime = std::string(message.runtime()).substr(0, kMaxRuntimeName);
   hello_.runtime_time = claimed(message.runtime_us());
   hello_.init_time = claimed(message.init_us());
+  return true;
+}
+
+bool HostProtocol::on_pong() {
+  const FrameHeader& header = decoder_.header();
+  pb::Ping message;
+  if (!parse(message, decoder_.envelope())) return unparsable();
+  if (state_ != State::pinging) {
+    return fail(
+        absl::StrFormat("PONG %d while no ping is out; the last one was %d", message.nonce(), nonce_));
+  }
+  if (message.nonce() != nonce_ || header.call_id != 0) {
+    return fail(absl::StrFormat("PONG %d for call %d instead of PONG %d for none", message.nonce(),
+                                header.call_id, nonce_));
+  }
+  if (header.payload_bytes != 0) {
+    return fail(absl::StrFormat("PONG with a payload of %d bytes", header.payload_bytes));
+  }
   return true;
 }
 
@@ -422,6 +453,10 @@ bool HostProtocol::end_frame(Event& event) {
     case FrameType::hello:
       state_ = State::idle;
       event = Event::hello;
+      break;
+    case FrameType::ping:
+      state_ = State::idle;
+      event = Event::pong;
       break;
     case FrameType::reply_head:
       if (streaming_) event = Event::head;

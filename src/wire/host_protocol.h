@@ -1,12 +1,14 @@
 // HostProtocol: the host's side of a channel as a pure state machine. Bytes of the sandbox in, events
 // out; no socket, no clock, no handler. Everything the sandbox says is checked here.
 //
-// States: expects HELLO -> idle <-> in call -> failed. One call at a time. Accepted from the sandbox:
+// States: expects HELLO -> idle <-> in call, idle <-> pinging; any -> failed. One call or ping at a time.
+// Accepted from the sandbox:
 //   expecting hello   HELLO, once, first
 //   in call           LOG and the reply, of this call's id only: END alone; or REPLY_HEAD, BODY..., END
 //                     with exactly the bytes the head announced, BODY only within the credit given.
 //                     With a stream the length may be unknown, and an END with an error cuts the reply short
 //   idle              nothing: a late or second answer is a broken sandbox
+//   pinging           PONG alone, once, with the nonce of the ping at hand
 // Frames of unknown type are skipped if they say so, and break the protocol otherwise.
 // Work: what is no part of an answer (LOG, skipped frames) has a budget of frames and bytes for each call
 // and each idle spell, and BODY frames carry a least mean of bytes; beyond it the protocol is broken. One
@@ -39,6 +41,7 @@ class HostProtocol {
     head,        // take_head(): a streamed reply begins
     body,        // take_body(): whole frames of it
     reply,       // take_reply(); idle again
+    pong,        // the ping was answered; idle again
     failed,      // error(); final
   };
 
@@ -64,6 +67,10 @@ class HostProtocol {
   // the frames says so. After begin_call() the call counts as sent.
   void set_sending(bool sending) { sending_ = sending; }
 
+  // Begins a ping: its frame is owed like credit, see take_control().
+  // REQUIRES: idle().
+  void begin_ping();
+
   bool idle() const { return state_ == State::idle; }
   bool in_call() const { return state_ == State::in_call; }
   bool failed() const { return state_ == State::failed; }
@@ -72,14 +79,16 @@ class HostProtocol {
   // REQUIRES: of the call in flight.
   void taken(std::uint64_t bytes);
 
-  // Frames the host owes the sandbox (credit); to be sent before anything else. Empty most of the time.
+  // Frames the host owes the sandbox (credit, a ping); to be sent before anything else. Empty most of the
+  // time.
   bool has_control() const { return !control_.empty(); }
   std::vector<std::byte> take_control();
 
   // The peer's end was reported by ECONNRESET: it died with unread bytes in its socket. True if those
   // prove that the call in flight did not begin. Workers dispatch whole calls only, and read in order: so
   // unless something was sent *after* the call, the unread bytes include the call's last one. Having
-  // heard anything of the call refutes it. A runtime that acts on what it merely peeked at (MSG_PEEK)
+  // heard anything of the call refutes it. A ping before the call was answered, hence read, and none can
+  // be sent in a call. A runtime that acts on what it merely peeked at (MSG_PEEK)
   // breaks the rule this rests on, see docs/protocol.md.
   bool reset_proves_never_began() const { return in_call() && !heard_of_call_ && !sent_after_call_; }
 
@@ -87,7 +96,7 @@ class HostProtocol {
   std::string_view position() const;
 
  private:
-  enum class State : std::uint8_t { expect_hello, idle, in_call, failed };
+  enum class State : std::uint8_t { expect_hello, idle, pinging, in_call, failed };
   enum class Reply : std::uint8_t { none, head, last };
   struct Messages;
 
@@ -96,6 +105,7 @@ class HostProtocol {
   bool take_payload(std::span<const std::byte> piece);
   bool end_frame(Event& event);
   bool on_hello();
+  bool on_pong();
   bool on_head();
   bool on_body();
   bool on_end();
@@ -124,6 +134,9 @@ class HostProtocol {
   Hello hello_;
 
   std::uint64_t call_id_ = 0;
+  // Counts the pings: it tells a late answer from the one waited for. Guessing it gains a sandbox nothing,
+  // its answer is a claim in any case.
+  std::uint64_t nonce_ = 0;
   std::vector<std::byte> head_;
   std::vector<std::byte> control_;
   bool heard_of_call_ = false;

@@ -36,6 +36,18 @@ def cases(functions):
             s.frame(CREDIT, 1, message(f1=1500))
             equal([len(s.read().payload), len(s.read().payload), s.read().kind], [1000, 500, END])
 
+    def an_idle_one_answers_pings(command):
+        """Before its first call and between calls, as often as it is asked, and no answer itself."""
+        with Sandbox(command, *functions("echo")) as s:
+            for nonce in 1, 2, (1 << 64) - 1:
+                s.ping(nonce)
+            s.ok(b"x")
+            s.ping(0)
+            s.ping(3, call=7)
+            s.frame(PING, 0, message(f1x=4), flags=PONG)  # an answer is not answered
+            s.ping(5)
+            equal(s.ok(b"y").payload, b"y")
+
     def frames_in_crumbs(command):
         """Each byte arrives by itself."""
         with Sandbox(command, *functions("echo")) as s:

@@ -229,6 +229,13 @@ class Sandbox:
         equal((magic, version), (b"FKIT", 1))
         return Frame(kind, flags, call, self.exactly(envelope), self.exactly(payload))
 
+    def ping(self, nonce, call=0):
+        """Asks, and takes the answer: the same frame with the flag, and nothing else."""
+        envelope = message(f1x=nonce)
+        self.frame(PING, call, envelope)
+        pong = self.read()
+        equal((pong.kind, pong.flags, pong.call, pong.raw, pong.payload), (PING, PONG, call, envelope, b""))
+
     def begin(self, payload=b"", frame=1 << 20, **fields):
         """Sends a call; its fields as message() takes them."""
         self.calls += 1

@@ -439,6 +439,16 @@ async def sick(scope, receive, send):
         holds(s.log(), b"no database")
 
 
+def servers_of_both_kinds_answer_pings(command):
+    for code, handler in (WSGI, "wsgi:main:app"), (ASGI, "asgi:main:app"):
+        with Sandbox(command, {"main.py": code}, handler) as s:
+            s.ping(1)
+            s.call()
+            s.ping(2)
+            s.call()
+            s.ping(3)
+
+
 def asyncio_comes_only_when_needed(command):
     code = "import sys\ndef f(p, c): return [m for m in sys.modules if m in ('asyncio', 'json', 'ast', 'select', 're')]"
     with Sandbox(command, {"main.py": code}, "main:f") as s:

@@ -102,10 +102,30 @@ struct Host {
     return finish();
   }
 
+  void begin_ping() {
+    pinged.reset();
+    channel->ping([this](absl::Status status) {
+      CHECK_FALSE(pinged.has_value());  // once
+      pinged = std::move(status);
+    });
+    CHECK_FALSE(pinged.has_value());
+  }
+
+  absl::Status finish_ping() {
+    REQUIRE(loop.until([this] { return pinged.has_value(); }));
+    return *pinged;
+  }
+
+  absl::Status ping() {
+    begin_ping();
+    return finish_ping();
+  }
+
   Loop loop;
   std::unique_ptr<Channel> channel;
   std::optional<absl::Status> closed;
   std::optional<CallResult> result;
+  std::optional<absl::Status> pinged;
 };
 
 inline Bytes to_bytes(std::string_view text) {

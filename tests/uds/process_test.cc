@@ -174,10 +174,41 @@ TEST_CASE("killed in mid-call: unavailable, and it may have run", "[uds][process
   CHECK_FALSE(t.host.result->never_began);
 }
 
+TEST_CASE("an idle worker answers a ping, between calls and before the first", "[uds][process]") {
+  Sandbox t(both());
+  t.ready();
+  CHECK(t.host.ping().ok());
+  CHECK(t.host.ping().ok());
+  CHECK(t.ask("x", "echo") == "x");
+  CHECK(t.host.ping().ok());
+  CHECK(t.ask("y", "echo") == "y");
+}
+
+TEST_CASE("a ping to a stopped worker waits, and is answered when it goes on", "[uds][process]") {
+  Sandbox t(both());
+  t.ready();
+  t.process.stop();
+  t.host.begin_ping();
+  t.host.loop.drain();
+  CHECK_FALSE(t.host.pinged.has_value());
+  SECTION("it goes on") {
+    t.process.signal(SIGCONT);
+    CHECK(t.host.finish_ping().ok());
+    CHECK(t.ask("x", "echo") == "x");
+  }
+  SECTION("it dies") {
+    t.process.signal(SIGKILL);
+    CHECK(absl::IsUnavailable(t.host.finish_ping()));
+    CHECK_FALSE(t.host.channel->is_open());
+  }
+}
+
 TEST_CASE("killed before it read the call: it never began", "[uds][process]") {
   Sandbox t(both());
   t.ready();
   CHECK(t.ask("warm", "echo") == "warm");
+  // A ping that was answered was read: it does not weaken the proof.
+  if (GENERATE(false, true)) REQUIRE(t.host.ping().ok());
   t.process.stop();
   SECTION("a small call") {
     const std::size_t sent = t.host.begin(call_of("x", "echo"));

@@ -109,13 +109,13 @@ class FAASKIT_EXPORT Channel {
   //   kInternal          not a hello                  kFailedPrecondition  no common version
   virtual void async_hello(HelloHandler done) = 0;
 
-  // Called once if the connection ends or is cut while no call is in flight. Set before the hello.
+  // Called once if the connection ends or is cut while no call and no ping is in flight. Set before the hello.
   virtual void on_closed(ClosedHandler closed) = 0;
 
   // Makes exactly one non-blocking send attempt before it returns, and says how many bytes of the
   // call's frames went out; the rest follows from the event loop. The caller writes its thaw right
   // after this returns, whatever it returned. `done` runs exactly once, always posted.
-  // At most one call at a time (REQUIRES: none in flight). A payload or metadata over the limit is refused
+  // At most one call at a time (REQUIRES: no call and no ping in flight). A payload or metadata over the limit is refused
   // by `done` with kInvalidArgument, never_began, and the channel stays usable.
   // A stream is called from the event loop, never inside this; not after the result, close() or the
   // channel's end. It may close the channel.
@@ -124,7 +124,8 @@ class FAASKIT_EXPORT Channel {
   // Asks the worker for a sign of life: one non-blocking send attempt before it returns, as begin_call(), so
   // that the caller may thaw right after it. `done` runs exactly once, always posted: OK when the answer has
   // come, else why the connection ended; there is no deadline of its own.
-  // REQUIRES: no call and no ping in flight.
+  // At most one call or ping at a time (REQUIRES: none in flight); one beside another is refused with
+  // kFailedPrecondition, and nothing is sent.
   virtual void ping(PingHandler done) = 0;
 
   // Ends the connection now. A call or ping in flight completes with `why` (posted).
