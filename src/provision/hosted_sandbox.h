@@ -93,6 +93,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void answer_lease(Token token, const LeaseId& lease, bool suspect);
   AnnouncedSandbox announced() const { return machine_.announced(function_->spec.name); }
   bool gone() const { return machine_.gone(); }
+  bool starting() const { return machine_.starting(); }
   // What the kernel says; nullopt if it is not there any more, or cannot say.
   std::optional<bool> kernel_frozen() { return seat_ ? seat_->frozen() : std::nullopt; }
 

@@ -28,7 +28,8 @@ using SandboxPtr = std::shared_ptr<HostedSandbox>;
 constexpr std::chrono::milliseconds kRepeat{100};
 // For the processes of a host that goes without a stop.
 constexpr std::chrono::milliseconds kGiveUpWait{2000};
-constexpr std::size_t kUnknownRemembered = 256;
+// Starts that were reported as unknown, and functions that were removed.
+constexpr std::size_t kRemembered = 256;
 
 // The control thread is shard 0's: starts, evictions, announcements and counts are decided there. A call
 // never goes through it.
@@ -87,23 +88,38 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
                             function.spec.name, to_string(function.spec.minimum_isolation), missing));
       }
     }
-    MutexLock lock(mutex_);
-    auto& current = functions_[function.spec.name];
-    if (current && current->spec.version > function.spec.version) {
-      return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current",
-                                                function.spec.name, function.spec.version,
-                                                current->spec.version));
+    const std::string name = function.spec.name;
+    const Version version = function.spec.version;
+    {
+      MutexLock lock(mutex_);
+      auto& current = functions_[name];
+      if (current && current->spec.version > version) {
+        return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current", name,
+                                                  version, current->spec.version));
+      }
+      current = std::make_shared<const HostedFunction>(std::move(function));
     }
-    current = std::make_shared<const HostedFunction>(std::move(function));
+    if (version > 0) {
+      asio::post(control(), [self = shared_from_this(), name, version] {
+        self->end_starting(name, version - 1, "an older version");
+      });
+    }
     return absl::OkStatus();
   }
 
   absl::Status remove(std::string_view function) {
+    Version version = 0;
     {
       MutexLock lock(mutex_);
-      if (auto known = functions_.find(function); known != functions_.end()) functions_.erase(known);
+      auto known = functions_.find(function);
+      if (known == functions_.end()) return absl::OkStatus();
+      version = known->second->spec.version;
+      functions_.erase(known);
+      removed_.emplace_back(function, version);
+      if (removed_.size() > kRemembered) removed_.pop_front();
     }
-    asio::post(control(), [self = shared_from_this(), name = std::string(function)] {
+    asio::post(control(), [self = shared_from_this(), name = std::string(function), version] {
+      self->end_starting(name, version, "its function was removed");
       MutexLock lock(self->mutex_);
       if (!self->functions_.contains(name)) self->starts_.forget(name);  // it may be back already
     });
@@ -276,7 +292,30 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     return parts.factory->check(spec);
   }
 
+  bool is_current(const HostedFunction& function) const {
+    MutexLock lock(mutex_);
+    auto known = functions_.find(function.spec.name);
+    return known != functions_.end() && known->second->spec.version == function.spec.version;
+  }
+
+  bool was_removed(const StartRequest& start) const {
+    MutexLock lock(mutex_);
+    return std::any_of(removed_.begin(), removed_.end(), [&](const auto& removed) {
+      return removed.first == start.function && removed.second >= start.version;
+    });
+  }
+
   // ---- starts (all on the control thread from here on)
+
+  // What starts in vain is ended now, so that its place is free for what is wanted.
+  void end_starting(const std::string& function, Version up_to, const char* why) {
+    for (const SandboxPtr& sandbox : all()) {
+      if (sandbox->function().spec.name != function || sandbox->sandbox().version > up_to) continue;
+      asio::post(sandbox->shard().executor, [sandbox, why] {
+        if (sandbox->starting()) sandbox->dismiss(absl::CancelledError(why));
+      });
+    }
+  }
 
   void arrived(std::vector<StartRequest> starts) {
     if (stopping_) return;
@@ -309,7 +348,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (!function || function->spec.version != start.version) {
       // Unclaimed, it is sent again if it is wanted. An older version is not, once the queue has heard of the
       // redeploy; what this host was never told of, somebody must be told of.
-      if (!function || function->spec.version < start.version) report_unknown(start, function.get());
+      if ((!function && !was_removed(start)) || (function && function->spec.version < start.version))
+        report_unknown(start, function.get());
       starts_.dropped(start.id);
       return;
     }
@@ -320,7 +360,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void report_unknown(const StartRequest& start, const HostedFunction* function) {
     if (std::find(unknown_.begin(), unknown_.end(), start.id) != unknown_.end()) return;
     unknown_.push_back(start.id);
-    if (unknown_.size() > kUnknownRemembered) unknown_.pop_front();
+    if (unknown_.size() > kRemembered) unknown_.pop_front();
     emit(Severity::warning, "start.unknown_version", start.function,
          function != nullptr
              ? absl::StrFormat(
@@ -339,7 +379,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
         params, asio::bind_executor(
                     control(), [self = shared_from_this(), start = std::move(start),
                                 function = std::move(function), id, arrived](absl::Status status) mutable {
-                      if (self->stopping_) {
+                      if (self->stopping_ || !self->is_current(*function)) {
                         // Claimed, or perhaps (the answer is lost): nothing will come of it here.
                         if (status.ok() || absl::IsUnavailable(status)) {
                           self->report_gone({.function = function->handle, .sandbox = {}, .start = start.id});
@@ -629,6 +669,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_
       FAASKIT_GUARDED_BY(mutex_);
+  std::deque<std::pair<std::string, Version>> removed_ FAASKIT_GUARDED_BY(mutex_);  // the last few
   absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
 
   // On the control thread.

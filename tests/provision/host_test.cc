@@ -268,3 +268,77 @@ TEST_CASE("a start that waits at the host goes with its function", "[provision][
   CHECK(stage.script.created == 1);
   CHECK(stage.events->of("start.unknown_version").empty());
 }
+
+// ---- what starts in vain
+
+TEST_CASE("a function that is removed while its sandbox starts: the sandbox is ended at once",
+          "[provision][host]") {
+  HostStage stage;
+  stage.script.hold_hellos = true;
+  stage.deploy("f");
+  stage.call("f");
+  stage.pass(100ms);
+  REQUIRE(stage.host->sandboxes().size() == 1);
+  const FunctionHandle handle = stage.idle->resolve("f").value();
+  SECTION("the queue hears of it first") {
+    stage.idle->async_remove({.function = handle}, [](absl::Status) {});
+    stage.run();
+    REQUIRE(stage.host->remove("f").ok());
+  }
+  SECTION("the host hears of it first") {
+    REQUIRE(stage.host->remove("f").ok());
+    stage.pass(50ms);
+    stage.idle->async_remove({.function = handle}, [](absl::Status) {});
+  }
+  stage.pass(100ms);
+  CHECK(stage.host->sandboxes().empty());
+  CHECK(stage.stats("f").starts_in_flight == 0);
+  REQUIRE(stage.results.size() == 1);
+  CHECK(absl::IsNotFound(stage.results[0].status));
+  CHECK(stage.events->of("start.failed").empty());
+  CHECK(stage.events->of("start.unknown_version").empty());
+}
+
+TEST_CASE("a start that is claimed while its function is removed is given back", "[provision][host]") {
+  HostStage stage;
+  stage.deploy("f");
+  stage.idle->hold_claims = true;
+  stage.call("f");
+  REQUIRE(stage.idle->held.size() == 1);
+  REQUIRE(stage.host->remove("f").ok());
+  stage.run();
+  stage.idle->hold_claims = false;
+  stage.idle->held[0]();
+  stage.pass(100ms);
+  CHECK(stage.script.created == 0);
+  CHECK(stage.events->of("start.unknown_version").empty());
+}
+
+TEST_CASE("a redeploy ends what still starts of the older version, and the new one takes its place",
+          "[provision][host]") {
+  HostStage stage;
+  stage.script.hold_hellos = true;
+  stage.deploy("f");
+  FunctionConfig config{.version = 1};
+  config.caps.max_sandboxes = 1;
+  const FunctionHandle handle = stage.idle->resolve("f").value();
+  stage.idle->async_define({.function = handle, .config = config}, [](absl::Status) {});
+  stage.call("f");
+  stage.pass(100ms);
+  REQUIRE(stage.host->sandboxes().size() == 1);
+  stage.script.hold_hellos = false;
+  HostedFunction next;
+  next.handle = handle;
+  next.spec = {.name = "f", .version = 2};
+  REQUIRE(stage.host->deploy(std::move(next)).ok());
+  config.version = 2;
+  stage.idle->async_define({.function = handle, .config = config}, [](absl::Status) {});
+  stage.pass(1500ms);
+  stage.answer();
+  REQUIRE(stage.results.size() == 1);
+  CHECK(stage.results[0].ok());
+  CHECK(stage.results[0].version == 2);
+  REQUIRE(stage.host->sandboxes().size() == 1);
+  CHECK(stage.stats("f").starts_failed == 0);
+  CHECK(stage.events->of("start.unknown_version").empty());
+}

@@ -122,11 +122,12 @@ class FAASKIT_EXPORT LocalHost : public SandboxHost {
   // Makes a function version known; later starts of it use this spec. The caller then defines it in the
   // queue. kInvalidArgument, kNotFound, kFailedPrecondition: what is wrong with the spec, or what it demands
   // and this machine does not provide; or what the CodeStore says of its code, which is opened for the check:
-  // this may block. A start of a version unknown here is not made; an event says so.
+  // this may block. A start of a version unknown here is not made; an event says so. Sandboxes of older
+  // versions that are still starting are ended; idle ones are by the queue.
   virtual absl::Status deploy(HostedFunction function) = 0;
 
-  // Forgets a function: no start of it is made any more, those that wait here are dropped. Idle sandboxes are
-  // ended by the queue's removal. OK if it is not known.
+  // Forgets a function: no start of it is made any more, those that wait here are dropped, sandboxes that are
+  // still starting are ended. Idle sandboxes are ended by the queue's removal. OK if it is not known.
   virtual absl::Status remove(std::string_view function) = 0;
 
   virtual std::vector<SandboxView> sandboxes() const = 0;
