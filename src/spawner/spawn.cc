@@ -57,17 +57,25 @@ struct Start {
   int error;  // set by the child: which errno kept it from becoming the helper
 };
 
+// In the child. The kernel says EINVAL where the limit on descriptors is not even that high: they have run
+// out.
+__attribute__((noinline, no_sanitize("address", "thread", "undefined"))) long move_up(int fd) {
+  const long moved = ::syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, kFirstFreeFd);
+  if (moved < 0 && errno == EINVAL) errno = EMFILE;
+  return moved;
+}
+
 // Runs in the child, on a stack of its own but in the parent's memory: system calls only.
 __attribute__((noinline, noreturn, no_sanitize("address", "thread", "undefined"))) void become_helper(
     void* arg) {
   auto* start = static_cast<Start*>(arg);
   // Two steps, since a source may sit on a number that another one is to get.
   int moved[16];
-  const long image = ::syscall(SYS_fcntl, start->image, F_DUPFD_CLOEXEC, kFirstFreeFd);
-  const long null = ::syscall(SYS_fcntl, start->null, F_DUPFD_CLOEXEC, kFirstFreeFd);
+  const long image = move_up(start->image);
+  const long null = move_up(start->null);
   bool ok = image >= 0 && null >= 0;
   for (int i = 0; ok && i < start->fd_count; ++i) {
-    moved[i] = static_cast<int>(::syscall(SYS_fcntl, start->fds[i], F_DUPFD_CLOEXEC, kFirstFreeFd));
+    moved[i] = static_cast<int>(move_up(start->fds[i]));
     ok = moved[i] >= 0;
   }
   for (int fd = 0; ok && fd < 3; ++fd) ok = ::syscall(SYS_dup3, null, fd, 0) >= 0;

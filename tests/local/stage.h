@@ -267,6 +267,28 @@ inline std::ostream& operator<<(std::ostream& out, const Belongings& b) {
              << b.groups << " groups";
 }
 
+// Once nothing is under way any more: the same for fifty looks in a row.
+inline Belongings settled(const std::string& group) {
+  Belongings last = Belongings::now(group);
+  int same = 0;
+  (void)eventually([&] {
+    const Belongings now = Belongings::now(group);
+    same = now == last ? same + 1 : 0;
+    last = now;
+    return same == 50;
+  });
+  return last;
+}
+
+// Within a few seconds it is again as it was `before`. Not at once, and not from then on: to ask the kernel
+// whether a sandbox is frozen takes a descriptor, for a moment.
+inline bool as_before(const Belongings& before, const std::string& group) {
+  Belongings last;
+  if (eventually([&] { return (last = Belongings::now(group)) == before; })) return true;
+  UNSCOPED_INFO("before: " << before << "; now: " << last);
+  return false;
+}
+
 inline bool exists(pid_t pid) { return ::kill(pid, 0) == 0; }
 
 }  // namespace faaskit::testing
