@@ -259,24 +259,35 @@ absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox)
 absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sandbox,
                                   const absl::Status& why) {
   Function& f = function(start.function);
-  if (f.queue->start_in_flight(start.id)) {
-    ++f.failed_in_a_row;
-    const StartRetry& rules = f.queue->config().retry;
-    if (f.starts[start.id] == f.queue->config().version) {
-      f.quiet_until = world_.now() + std::min(rules.backoff, rules.max_backoff) / 2;
-    }
-  }
+  const StartRetry& retry = f.queue->config().retry;
+  const bool current = f.queue->defined() && f.queue->start_in_flight(start.id) &&
+                       f.starts[start.id] == f.queue->config().version;
+  const QueueStats before = f.queue->stats();
   absl::Status status =
       f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
-  const StartRetry& retry = f.queue->config().retry;
-  // What is provisioned is carried again every second.
-  Duration longest = std::max<Duration>(std::max(retry.backoff, retry.max_backoff),
-                                        f.queue->config().provisioned > 0 ? 1s : 0s);
-  if (f.queue->stats().breaker == Breaker::open) {
-    longest = std::max<Duration>(longest, retry.breaker_open + retry.breaker_open / 5);
-  }
-  if (f.queue->next_event() != TimePoint::max() && f.queue->next_event() > world_.now() + longest) {
-    throw Violation("I10: a backoff is longer than the longest");
+  if (current && status.ok()) {
+    ++f.failed_in_a_row;
+    const QueueStats after = f.queue->stats();
+    // Nothing is admitted before; afterwards, what is provisioned is carried again every second.
+    Duration shortest = std::min(retry.backoff, retry.max_backoff) / 2;
+    Duration longest = std::max(retry.backoff, retry.max_backoff);
+    if (after.breaker_opened > before.breaker_opened) {
+      shortest = retry.breaker_open;
+      longest = Duration(retry.breaker_open) * 6 / 5;
+    }
+    if (before.breaker != Breaker::open) {
+      f.quiet_until = world_.now() + shortest;
+      if (f.queue->config().provisioned > 0) longest = std::max<Duration>(longest, 1s);
+      if (f.queue->next_event() != TimePoint::max() && f.queue->next_event() > world_.now() + longest) {
+        throw Violation("I10: a backoff is longer than the longest");
+      }
+    }
+    const bool opens = before.breaker == Breaker::half_open || f.failed_in_a_row >= retry.breaker_failures;
+    if (opens != (after.breaker == Breaker::open) && before.breaker != Breaker::open) {
+      throw Violation(absl::StrFormat("breaker: %d starts have failed in a row, %d open it: it is %s",
+                                      f.failed_in_a_row, retry.breaker_failures,
+                                      opens ? "not open" : "open"));
+    }
   }
   finish(f, {.name = absl::StrCat("start_failed ", to_string(start.id))});
   return status;
@@ -358,7 +369,8 @@ void Engine::finish(Function& f, const Step& step) {
     }
   }
   std::erase_if(f.starts, [&](const auto& entry) { return !f.queue->start_in_flight(entry.first); });
-  if (!effects.failures.empty() && !step.removes && f.failed_in_a_row < f.queue->config().retry.budget) {
+  if (!effects.failures.empty() && !step.removes && f.queue->stats().breaker != Breaker::open &&
+      f.failed_in_a_row < f.queue->config().retry.budget) {
     throw Violation(
         absl::StrFormat("I10: a call is answered after %d failed starts in a row; the budget is %d",
                         f.failed_in_a_row, f.queue->config().retry.budget));
@@ -543,20 +555,24 @@ void Engine::check(Function& f, const Step& step) {
     throw Violation(absl::StrFormat("I10: %d starts are in flight, %d were sent", stats.starts_in_flight,
                                     f.starts.size()));
   }
-  const bool probing = stats.breaker == Breaker::half_open && stats.starts_in_flight > 0;
+  // While the breaker is open nobody waits whom nothing covers; half open, one start is all.
+  const auto current = static_cast<std::size_t>(std::count_if(
+      f.starts.begin(), f.starts.end(), [&](const auto& entry) { return entry.second == config.version; }));
+  const bool busy = std::any_of(records.begin(), records.end(), [&](const auto* record) {
+    return record->state == SandboxState::leased && record->sandbox.version == config.version &&
+           !draining_.contains(record->sandbox.id.host);
+  });
+  if (stats.breaker == Breaker::open && !line.empty() && current == 0 && !busy) {
+    throw Violation(absl::StrFormat("breaker: it is open, and %d calls wait for nothing", line.size()));
+  }
+  const bool probing = stats.breaker == Breaker::half_open && current > 0;
   if (!line.empty() && queue.next_event() == TimePoint::max()) {
     const bool capped =
         probing || counted >= config.caps.max_sandboxes || stats.starts_in_flight >= config.caps.max_starts;
-    const auto starts = static_cast<std::size_t>(std::count_if(
-        f.starts.begin(), f.starts.end(), [&](const auto& entry) { return entry.second == config.version; }));
-    const bool busy = std::any_of(records.begin(), records.end(), [&](const auto* record) {
-      return record->state == SandboxState::leased && record->sandbox.version == config.version &&
-             !draining_.contains(record->sandbox.id.host);
-    });
-    const bool covered = config.policy == StartPolicy::race ? starts >= line.size() : starts > 0 || busy;
+    const bool covered = config.policy == StartPolicy::race ? current >= line.size() : current > 0 || busy;
     if (!capped && !covered) {
       throw Violation(absl::StrFormat("I10: %d calls wait, %d starts are in flight, %d of %d live",
-                                      line.size(), starts, stats.live(), config.caps.max_sandboxes));
+                                      line.size(), current, stats.live(), config.caps.max_sandboxes));
     }
   }
   // Provisioned: what is missing is asked for, or a cap or a backoff forbids it.
@@ -567,10 +583,8 @@ void Engine::check(Function& f, const Step& step) {
       return record->state != SandboxState::retiring && record->sandbox.version == config.version &&
              !draining_.contains(record->sandbox.id.host);
     });
-    const auto starts = std::count_if(f.starts.begin(), f.starts.end(),
-                                      [&](const auto& entry) { return entry.second == config.version; });
-    if (!capped && kept + starts < config.provisioned) {
-      throw Violation(absl::StrFormat("provisioned: %d live, %d starting; %d are to be kept", kept, starts,
+    if (!capped && kept + current < config.provisioned) {
+      throw Violation(absl::StrFormat("provisioned: %d live, %d starting; %d are to be kept", kept, current,
                                       config.provisioned));
     }
   }
