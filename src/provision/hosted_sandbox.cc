@@ -384,6 +384,7 @@ void HostedSandbox::answer(HostReply reply) {
 void HostedSandbox::cut(absl::Status why) {
   HostReply reply;
   reply.status = why;
+  reply.never_began = pinging();
   death_pending_.reset();
   read_output(kOutputPerTurn);
   answer(std::move(reply));

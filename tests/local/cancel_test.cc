@@ -108,7 +108,7 @@ TEST_CASE(
       CHECK(result.sandbox == victim.id);
       CHECK(result.attempts == 1);
       REQUIRE(eventually([&] { return !exists(victim.pid) && empty(*stage.platform); }));
-      CHECK(stage.platform->stats("f").live() == 0);
+      REQUIRE(eventually([&] { return stage.platform->stats("f").live() == 0; }));
       REQUIRE(eventually([&] { return stage.records->of(result.request).has_value(); }));
       const ExecutionRecord record = *stage.records->of(result.request);
       CHECK(absl::IsCancelled(record.status));

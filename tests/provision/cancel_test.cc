@@ -211,6 +211,29 @@ TEST_CASE("a call that died and waits for its cause is answered when it is cance
   CHECK(stage.host->sandboxes().empty());
 }
 
+TEST_CASE("a cancel during the ping before a call: answered at once, nothing of the call was sent",
+          "[provision][cancel]") {
+  HostStage stage;
+  stage.script.hold_pings = true;
+  warm(stage);
+  const std::size_t sent = stage.script.sent.size();
+  stage.pass(2min, 10s);  // longer than Lifetime::ping_after
+  Caller caller(stage);
+  caller.call("f");
+  stage.run();
+  REQUIRE(stage.script.pings == 1);
+  caller.cancel();
+  stage.run();
+  REQUIRE(caller.results.size() == 1);
+  CHECK(absl::IsCancelled(caller.results[0].status));
+  CHECK(caller.results[0].attempts == 1);
+  stage.script.held_pings[0](absl::OkStatus());  // too late
+  stage.pass(100ms);
+  CHECK(caller.results.size() == 1);
+  CHECK(stage.script.sent.size() == sent);
+  CHECK(stage.host->sandboxes().empty());
+}
+
 TEST_CASE("a streamed reply that is cancelled is cut short with the error", "[provision][cancel]") {
   class Kept final : public InvocationStream {
    public:
