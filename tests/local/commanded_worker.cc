@@ -25,10 +25,12 @@ std::string environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
+// A fault of the processor: a first process of its namespace does not die of a signal that it sends itself.
 // Past the handlers of sanitizers, which would make an exit status of it.
-[[noreturn]] void die_of(int signal) {
-  std::signal(signal, SIG_DFL);
-  std::raise(signal);
+[[noreturn]] __attribute__((no_sanitize("undefined"))) void fault() {
+  std::signal(SIGSEGV, SIG_DFL);
+  int* volatile nowhere = nullptr;
+  *nowhere = 1;
   std::_Exit(99);
 }
 
@@ -38,7 +40,7 @@ void pass(const std::string& milliseconds) {
 
 void init() {
   const std::string what = environment("INIT");
-  if (what == "segfault") die_of(SIGSEGV);
+  if (what == "segfault") fault();
   if (what == "hang") ::pause();
   if (what.rfind("slow ", 0) == 0) pass(what.substr(5));
   if (what == "fail" || (what == "wait" && ::access(environment("NEEDS").c_str(), F_OK) != 0)) {
@@ -68,8 +70,8 @@ int main() {
           pass(rest);
           return {.payload = word == "hold" ? "held" : version};
         }
-        if (word == "segfault") die_of(SIGSEGV);
-        if (word == "abort") die_of(SIGABRT);
+        if (word == "segfault") fault();
+        if (word == "abort") std::abort();
         if (word == "exit") std::_Exit(std::stoi(rest));
         if (word == "grab") {
           std::vector<char> block(std::stoul(rest) << 20);

@@ -178,21 +178,175 @@ TEST_CASE("starting sandboxes are killed: the calls that wait for them are serve
   CHECK(call.get().text() == "survived");
 }
 
-TEST_CASE("a sandbox that talks nonsense is cut off, destroyed, and named", "[local][death]") {
+TEST_CASE("however a busy sandbox dies, its caller hears how, and the function goes on", "[local][death]") {
+  struct Death {
+    const char* payload;
+    const char* word;
+  };
+  const auto death =
+      GENERATE(Death{"segfault", "killed by signal 11"}, Death{"abort", "killed by signal "},
+               Death{"exit 0", "exited with status 0"}, Death{"exit 7", "exited with status 7"},
+               Death{"grab 200", "out of memory: the limit is 67108864 bytes"});
+  CAPTURE(death.payload);
   Stage stage;
-  // Behind the runtime's back it writes to the channel itself.
-  stage.deploy({.name = "f"}, R"(
-import os
-def handler(payload, context):
-    for fd in range(3, 64):
-        try: os.write(fd, b"\xff" * 4096)
-        except OSError: pass
-    return "unheard"
-)");
-  InvocationResult result = stage.invoke("f", "x");
-  CHECK_FALSE(result.ok());
-  CHECK((absl::IsInternal(result.status) || absl::IsUnavailable(result.status)));
-  REQUIRE(eventually([&] { return stage.platform->sandboxes().empty(); }));
+  stage.deploy_program({.name = "f", .limits = {.memory_bytes = 64ull << 20}});
+  const InvocationResult result = stage.invoke("f", death.payload);
+  CHECK(absl::IsUnavailable(result.status));
+  CHECK_THAT(std::string(result.status.message()), ContainsSubstring(death.word));
+  CHECK(result.attempts == 1);  // it began, and begins nowhere else
+  const InvocationResult next = stage.invoke("f", "echo on");
+  CHECK(next.text() == "on");
+  CHECK(next.sandbox != result.sandbox);
+}
+
+TEST_CASE("busy sandboxes are killed under their calls: each caller is answered, each time",
+          "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f"});
+  for (int i = 1; i <= 20; ++i) {
+    std::future<InvocationResult> call = stage.start("f", "hold 60000", 60s);
+    REQUIRE(eventually([&] { return stage.logs->count("holding") == i; }));
+    REQUIRE(::kill(stage.in_state(HostState::busy).at(0).pid, SIGKILL) == 0);
+    const InvocationResult result = call.get();
+    CHECK(absl::IsUnavailable(result.status));
+    CHECK_THAT(std::string(result.status.message()), ContainsSubstring("signal 9"));
+  }
+  CHECK(stage.invoke("f", "echo on").text() == "on");
+}
+
+TEST_CASE("the sandbox that others wait for is killed: they get starts, and no error", "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f", .caps = {.max_sandboxes = 1, .max_starts = 1}});
+  std::future<InvocationResult> busy = stage.start("f", "hold 60000", 60s);
+  REQUIRE(eventually([&] { return stage.logs->count("holding") == 1; }));
+  std::vector<std::future<InvocationResult>> waiting;
+  for (int i = 0; i < 5; ++i) waiting.push_back(stage.start("f", "echo " + std::to_string(i)));
+  REQUIRE(eventually([&] { return stage.platform->stats("f").waiters == 5; }));
+  CHECK(stage.platform->stats("f").starts_in_flight == 0);
+  REQUIRE(::kill(stage.in_state(HostState::busy).at(0).pid, SIGKILL) == 0);
+  CHECK(absl::IsUnavailable(busy.get().status));
+  for (std::size_t i = 0; i < waiting.size(); ++i) CHECK(waiting[i].get().text() == std::to_string(i));
+}
+
+TEST_CASE("twice at a cap of two everything is killed, and both times the next calls are served",
+          "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f", .caps = {.max_sandboxes = 2, .max_starts = 2}});
+  for (int round = 1; round <= 2; ++round) {
+    std::vector<std::future<InvocationResult>> calls;
+    for (int i = 0; i < 2; ++i) calls.push_back(stage.start("f", "hold 60000", 60s));
+    REQUIRE(eventually([&] { return stage.logs->count("holding") == 2 * round; }));
+    for (const SandboxView& view : stage.in_state(HostState::busy)) ::kill(view.pid, SIGKILL);
+    // These come while the dead still count.
+    std::vector<std::future<InvocationResult>> next;
+    for (int i = 0; i < 4; ++i) next.push_back(stage.start("f", "echo on"));
+    for (auto& call : calls) CHECK(absl::IsUnavailable(call.get().status));
+    for (auto& call : next) CHECK(call.get().text() == "on");
+  }
+}
+
+TEST_CASE("busy, idle, frozen and starting ones are killed at once: only calls that ran hear of it",
+          "[local][death]") {
+  for (const auto freezer : {local::FreezerChoice::cgroup_v2, local::FreezerChoice::cgroup_v1}) {
+    Stage stage(with(freezer));
+    stage.deploy_program({.name = "f"});
+    stage.deploy_program({.name = "slow", .env = {{"INIT", "slow 300"}}});
+    std::vector<std::future<InvocationResult>> first;
+    for (int i = 0; i < 3; ++i) first.push_back(stage.start("f", "hold 50"));
+    for (auto& call : first) CHECK(call.get().text() == "held");
+    REQUIRE(eventually([&] { return stage.all_frozen(3); }));
+    const int held = stage.logs->count("holding");
+    std::future<InvocationResult> busy = stage.start("f", "hold 60000", 60s);
+    REQUIRE(eventually([&] { return stage.logs->count("holding") == held + 1; }));
+    std::future<InvocationResult> starting = stage.start("slow", "echo survived");
+    REQUIRE(eventually([&] { return !stage.in_state(HostState::starting).empty(); }));
+    REQUIRE(eventually([&] { return stage.in_state(HostState::starting).at(0).pid > 0; }));
+    std::vector<pid_t> pids;
+    for (const SandboxView& view : stage.platform->sandboxes()) pids.push_back(view.pid);
+    CHECK(pids.size() == 4);
+    for (const pid_t pid : pids) REQUIRE(::kill(pid, SIGKILL) == 0);
+    // None of these has begun before the deaths: none hears of them.
+    std::vector<std::future<InvocationResult>> next;
+    for (int i = 0; i < 8; ++i) next.push_back(stage.start("f", "echo on"));
+    CHECK(absl::IsUnavailable(busy.get().status));
+    CHECK(starting.get().text() == "survived");
+    for (auto& call : next) CHECK(call.get().text() == "on");
+    REQUIRE(eventually(
+        [&] { return std::none_of(pids.begin(), pids.end(), [](pid_t pid) { return exists(pid); }); }));
+  }
+}
+
+TEST_CASE("what is starting is killed again and again: the budget's end is told, with the signal",
+          "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f", .env = {{"INIT", "hang"}}, .retry = {.budget = 3, .backoff = 1ms}});
+  std::future<InvocationResult> call = stage.start("f", "echo x");
+  REQUIRE(eventually([&] {
+    for (const SandboxView& view : stage.in_state(HostState::starting)) {
+      if (view.pid > 0) ::kill(view.pid, SIGKILL);
+    }
+    return call.wait_for(0s) == std::future_status::ready;
+  }));
+  const InvocationResult result = call.get();
+  CHECK(absl::IsUnavailable(result.status));
+  CHECK_THAT(std::string(result.status.message()),
+             ContainsSubstring("3 starts in a row failed") && ContainsSubstring("killed by signal 9"));
+}
+
+TEST_CASE("what is provisioned comes back after its processes were killed, again and again",
+          "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f", .provisioned = 3});
+  const auto idle = [&] {
+    return stage.platform->stats("f").idle == 3 && stage.platform->sandboxes().size() == 3;
+  };
+  REQUIRE(eventually(idle));
+  std::vector<SandboxId> dead;
+  for (int round = 0; round < 5; ++round) {
+    for (const SandboxView& view : stage.platform->sandboxes()) {
+      dead.push_back(view.id);
+      REQUIRE(::kill(view.pid, SIGKILL) == 0);
+    }
+    REQUIRE(eventually([&] {
+      const std::vector<SandboxView> now = stage.platform->sandboxes();
+      return idle() && std::none_of(now.begin(), now.end(), [&](const SandboxView& view) {
+               return std::find(dead.begin(), dead.end(), view.id) != dead.end();
+             });
+    }));
+  }
+  CHECK(stage.invoke("f", "echo x").start == StartKind::warm);
+}
+
+TEST_CASE("a call past its deadline takes its own sandbox with it, and no other", "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f"});
+  stage.deploy_program({.name = "other"});
+  REQUIRE(stage.invoke("other", "echo x").ok());
+  std::future<InvocationResult> lasting = stage.start("f", "hold 1500");
+  REQUIRE(eventually([&] { return stage.logs->count("holding") == 1; }));
+  const InvocationResult late = stage.invoke("f", "hold 60000", 300ms);
+  CHECK(absl::IsDeadlineExceeded(late.status));
+  CHECK_THAT(std::string(late.status.message()), ContainsSubstring("no answer by its deadline"));
+  CHECK(late.total >= 300ms);
+  const InvocationResult undisturbed = lasting.get();
+  CHECK(undisturbed.text() == "held");
+  CHECK(undisturbed.sandbox != late.sandbox);
+  CHECK(stage.invoke("other", "echo x").start == StartKind::warm);
+  REQUIRE(eventually([&] { return stage.platform->sandboxes().size() == 2; }));
+}
+
+TEST_CASE("a call that waits past its deadline is answered then, and consumes nothing", "[local][death]") {
+  Stage stage;
+  stage.deploy_program({.name = "f", .caps = {.max_sandboxes = 1, .max_starts = 1}});
+  std::future<InvocationResult> busy = stage.start("f", "hold 1500");
+  REQUIRE(eventually([&] { return stage.logs->count("holding") == 1; }));
+  const InvocationResult late = stage.invoke("f", "echo x", 200ms);
+  CHECK(absl::IsDeadlineExceeded(late.status));
+  CHECK(late.sandbox.host == 0);
+  CHECK(stage.platform->stats("f").waiters == 0);
+  const InvocationResult held = busy.get();
+  CHECK(held.text() == "held");
+  CHECK(stage.invoke("f", "echo y").sandbox == held.sandbox);
 }
 
 TEST_CASE("a sandbox killed before it has read its call: the call moves on and runs once", "[local][death]") {
