@@ -52,6 +52,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       shards_.push_back(std::move(shard));
     }
     announce_timer_ = parts.clock->make_timer(control());
+    room_timer_ = parts.clock->make_timer(control());
   }
 
   void begin() {
@@ -79,6 +80,11 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       return absl::InvalidArgumentError(
           absl::StrCat("deploy ", function.spec.name, ": ", std::string(valid.message())));
     }
+    if (function.spec.limits.memory_bytes > options.limits.max_memory_bytes) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "deploy %s: one sandbox may use %d bytes of memory; all of this host together max_memory_bytes %d",
+          function.spec.name, function.spec.limits.memory_bytes, options.limits.max_memory_bytes));
+    }
     if (absl::Status checked = check(function); !checked.ok()) return checked;
     if (function.spec.minimum_isolation >= Isolation::process) {
       if (const std::string missing = parts.freezer->missing_limits(); !missing.empty()) {
@@ -102,6 +108,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (version > 0) {
       asio::post(control(), [self = shared_from_this(), name, version] {
         self->end_starting(name, version - 1, "an older version");
+        self->starts_.forget(name, version - 1);
+        self->pump();
       });
     }
     return absl::OkStatus();
@@ -120,8 +128,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     }
     asio::post(control(), [self = shared_from_this(), name = std::string(function), version] {
       self->end_starting(name, version, "its function was removed");
-      MutexLock lock(self->mutex_);
-      if (!self->functions_.contains(name)) self->starts_.forget(name);  // it may be back already
+      self->starts_.forget(name, version);  // a newer one may be there already
+      self->pump();
     });
     return absl::OkStatus();
   }
@@ -177,6 +185,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     start_watch_.reset();
     notice_watch_.reset();
     announce_timer_.reset();
+    room_timer_.reset();
     repeats_.clear();
     stoppers_.clear();
     // All at once first: waiting for each in turn is then short.
@@ -320,41 +329,84 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void arrived(std::vector<StartRequest> starts) {
     if (stopping_) return;
     const TimePoint now = this->now();
-    for (StartRequest& start : starts) starts_.arrived(std::move(start), now);
+    for (StartRequest& start : starts) {
+      const std::shared_ptr<const HostedFunction> function = find_function(start.function);
+      starts_.arrived(std::move(start), now, function ? function->spec.limits.memory_bytes : 0);
+    }
     pump();
+  }
+
+  std::shared_ptr<const HostedFunction> find_function(std::string_view name) const {
+    MutexLock lock(mutex_);
+    auto known = functions_.find(name);
+    return known == functions_.end() ? nullptr : known->second;
   }
 
   void pump() {
     while (!stopping_) {
-      StartMachine::Next next = starts_.next();
+      StartMachine::Next next = starts_.next(now());
+      give_back(starts_.given_up());
       switch (next.kind) {
         case StartMachine::Next::Kind::nothing:
           parts.starts->report_load(id_, starts_.queued() + starts_.starting());
           eviction_wanted.store(starts_.wants_eviction(), std::memory_order_relaxed);
-          return;
-        case StartMachine::Next::Kind::begin: begin_start(std::move(next.start), next.arrived); break;
-        case StartMachine::Next::Kind::evict: evict(next.start); break;
+          return arm_room_timer();
+        case StartMachine::Next::Kind::begin: begin_start(std::move(next)); break;
+        case StartMachine::Next::Kind::evict: make_room(next); break;
       }
     }
   }
 
-  void begin_start(StartRequest start, TimePoint arrived) {
-    std::shared_ptr<const HostedFunction> function;
-    {
-      MutexLock lock(mutex_);
-      auto known = functions_.find(start.function);
-      if (known != functions_.end()) function = known->second;
+  void arm_room_timer() {
+    const TimePoint due = starts_.next_event();
+    if (due == room_timer_at_) return;
+    room_timer_at_ = due;
+    if (due == TimePoint::max()) return room_timer_->cancel();
+    room_timer_->arm(due, [weak = weak_from_this()] {
+      if (auto self = weak.lock()) {
+        self->room_timer_at_ = TimePoint::max();
+        self->pump();
+      }
+    });
+  }
+
+  // Claimed for room, and not made after all.
+  void give_back(const std::vector<StartRequest>& starts) {
+    for (const StartRequest& start : starts) {
+      auto known = claimed_.extract(start.id);
+      if (known) report_gone({.function = known.mapped().function->handle, .sandbox = {}, .start = start.id});
     }
-    if (!function || function->spec.version != start.version) {
-      // Unclaimed, it is sent again if it is wanted. An older version is not, once the queue has heard of the
-      // redeploy; what this host was never told of, somebody must be told of.
-      if ((!function && !was_removed(start)) || (function && function->spec.version < start.version))
-        report_unknown(start, function.get());
-      starts_.dropped(start.id);
-      return;
+  }
+
+  // nullptr: it is not made here. Unclaimed, it is sent again if it is wanted.
+  std::shared_ptr<const HostedFunction> to_make(const StartRequest& start, std::uint64_t bytes) {
+    std::shared_ptr<const HostedFunction> function = find_function(start.function);
+    // An older version is not wanted any more once the queue has heard of the redeploy; what this host was
+    // never told of, somebody must be told of.
+    if ((!function && !was_removed(start)) || (function && function->spec.version < start.version))
+      report_unknown(start, function.get());
+    if (!function || function->spec.version != start.version) return nullptr;
+    // Deployed since it came, or once more: it was counted with another size.
+    if (counted_size(*function) != bytes) return nullptr;
+    return function;
+  }
+  std::uint64_t counted_size(const HostedFunction& function) const {
+    return options.limits.max_memory_bytes == kNoMemoryBudget ? 0 : function.spec.limits.memory_bytes;
+  }
+
+  void begin_start(StartMachine::Next next) {
+    if (next.claimed) {
+      Claimed claimed = std::move(claimed_.extract(next.start.id).mapped());
+      return create(std::move(next.start), std::move(claimed.function), claimed.id, next.arrived);
     }
+    std::shared_ptr<const HostedFunction> function = to_make(next.start, next.bytes);
+    if (!function) return starts_.dropped(next.start.id);
     const SandboxId id{.host = id_, .number = ++last_number_};
-    claim(std::move(start), std::move(function), id, arrived);
+    claim({.start = std::move(next.start),
+           .function = std::move(function),
+           .id = id,
+           .arrived = next.arrived,
+           .needs_room = false});
   }
 
   void report_unknown(const StartRequest& start, const HostedFunction* function) {
@@ -372,30 +424,61 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
                    to_string(start.id), start.version));
   }
 
-  void claim(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id,
-             TimePoint arrived) {
-    ClaimParams params{.function = function->handle, .start = start.id, .sandbox = id};
+  struct Claim {
+    StartRequest start;
+    std::shared_ptr<const HostedFunction> function;
+    SandboxId id;
+    TimePoint arrived;
+    bool needs_room;
+  };
+  void claim(Claim what) {
+    ++claims_;
+    ask_for(std::move(what));
+  }
+
+  void ask_for(Claim what) {
+    ClaimParams params{.function = what.function->handle,
+                       .start = what.start.id,
+                       .sandbox = what.id,
+                       .needs_room = what.needs_room};
     parts.idle->async_claim(
-        params, asio::bind_executor(
-                    control(), [self = shared_from_this(), start = std::move(start),
-                                function = std::move(function), id, arrived](absl::Status status) mutable {
-                      if (self->stopping_ || !self->is_current(*function)) {
-                        // Claimed, or perhaps (the answer is lost): nothing will come of it here.
-                        if (status.ok() || absl::IsUnavailable(status)) {
-                          self->report_gone({.function = function->handle, .sandbox = {}, .start = start.id});
-                        }
-                      } else if (status.ok()) {
-                        return self->create(std::move(start), std::move(function), id, arrived);
-                      } else if (absl::IsUnavailable(status)) {
-                        return self->later([self, start = std::move(start), function = std::move(function),
-                                            id, arrived]() mutable {
-                          self->claim(std::move(start), std::move(function), id, arrived);
-                        });
-                      }
-                      self->starts_.dropped(start.id);
-                      self->pump();
-                      self->stopped_if_empty();
-                    }));
+        params, asio::bind_executor(control(), [self = shared_from_this(),
+                                                what = std::move(what)](absl::Status status) mutable {
+          if (self->stopping_ || !self->is_current(*what.function)) {
+            // Claimed, or perhaps (the answer is lost): nothing will come of it here.
+            if (status.ok() || absl::IsUnavailable(status)) {
+              self->report_gone({.function = what.function->handle, .sandbox = {}, .start = what.start.id});
+            }
+            self->not_claimed(what);
+          } else if (status.ok()) {
+            self->claimed(std::move(what));
+          } else if (absl::IsUnavailable(status)) {
+            return self->later([self, what = std::move(what)]() mutable { self->ask_for(std::move(what)); });
+          } else {
+            self->not_claimed(what);
+          }
+          --self->claims_;
+          self->pump();
+          self->stopped_if_empty();
+        }));
+  }
+
+  void claimed(Claim what) {
+    if (!what.needs_room)
+      return create(std::move(what.start), std::move(what.function), what.id, what.arrived);
+    if (starts_.claimed(what.start, now())) {
+      claimed_.emplace(what.start.id, Claimed{.function = std::move(what.function), .id = what.id});
+    } else {
+      report_gone({.function = what.function->handle, .sandbox = {}, .start = what.start.id});
+    }
+  }
+
+  void not_claimed(const Claim& what) {
+    if (what.needs_room) {
+      starts_.not_claimed(what.start);
+    } else {
+      starts_.dropped(what.start.id);
+    }
   }
 
   void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id,
@@ -464,22 +547,43 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     return made;
   }
 
-  // The idle sandbox used least recently makes room, but none that `start` would only make again.
-  void evict(const StartRequest& start) {
-    SandboxPtr victim;
+  // The idle sandbox used least recently makes room, but none that the start would only make again; and only
+  // for a start that somebody wants.
+  void make_room(const StartMachine::Next& next) {
+    const SandboxPtr victim = least_recently_used(next);
+    if (!victim) return starts_.nothing_to_evict(next.start.function);
+    if (next.claimed) return evict(victim, next.start);
+    std::shared_ptr<const HostedFunction> function = to_make(next.start, next.bytes);
+    if (!function) return starts_.not_claimed(next.start);
+    starts_.claiming(next.start);
+    const SandboxId id{.host = id_, .number = ++last_number_};
+    claim({.start = next.start,
+           .function = std::move(function),
+           .id = id,
+           .arrived = next.arrived,
+           .needs_room = true});
+  }
+
+  SandboxPtr least_recently_used(const StartMachine::Next& next) const {
+    SandboxPtr found;
     for (const SandboxPtr& sandbox : all()) {
       const SandboxMachine::Published now = sandbox->published();
       if (now.state != HostState::idle && now.state != HostState::freezing && now.state != HostState::frozen)
         continue;
       if (sandbox->evicted || sandbox->kept_at == now.generation) continue;
-      if (sandbox->function().spec.name == start.function && sandbox->sandbox().version == start.version)
+      if (sandbox->function().spec.name == next.start.function &&
+          sandbox->sandbox().version == next.start.version)
         continue;
-      if (!victim || sandbox->idle_since() < victim->idle_since()) victim = sandbox;
+      if (next.of_memory && sandbox->function().spec.limits.memory_bytes == 0) continue;
+      if (!found || sandbox->idle_since() < found->idle_since()) found = sandbox;
     }
-    if (!victim) return starts_.nothing_to_evict(start.function);
+    return found;
+  }
+
+  void evict(const SandboxPtr& victim, const StartRequest& start) {
     victim->evicted = true;
     victim->kept_at = victim->published().generation;
-    starts_.evicting(start.function);
+    starts_.evicting(start.function, victim->start(), now());
     WithdrawParams params{.function = victim->function().handle,
                           .sandbox = victim->sandbox().id,
                           .reason = WithdrawReason::eviction};
@@ -489,20 +593,19 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
           // It died meanwhile, and was counted as evicted then.
           if (!self->find(victim->sandbox().id)) return;
           if (status.ok() || absl::IsNotFound(status)) {
-            asio::post(victim->shard().executor, [victim] {
-              victim->destroy(absl::CancelledError("evicted: this host is at its cap of sandboxes"));
-            });
+            asio::post(victim->shard().executor,
+                       [victim] { victim->destroy(absl::CancelledError("evicted: this host is at a cap")); });
             return;
           }
           // Leased, and its call is on its way; it is not asked for again before it has moved.
           victim->evicted = false;
-          self->starts_.eviction_failed(function);
+          self->starts_.eviction_failed(function, victim->start());
           self->pump();
         }));
   }
 
   void account(SandboxPtr sandbox, absl::Status error) {
-    starts_.reaped(sandbox->start(), sandbox->was_ready, sandbox->evicted);
+    starts_.reaped(sandbox->start(), sandbox->was_ready, sandbox->evicted, now());
     {
       MutexLock lock(mutex_);
       registry_.erase(sandbox->sandbox().id.number);
@@ -618,6 +721,9 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   void drain() {
     draining_ = true;
     announce_timer_->cancel();
+    room_timer_->cancel();
+    for (auto& [start, claimed] : std::exchange(claimed_, {}))
+      report_gone({.function = claimed.function->handle, .sandbox = {}, .start = start});
     start_watch_.reset();
     HostParams params{.host = id_};
     parts.idle->async_drain(params, asio::bind_executor(control(), [](absl::Status) {}));
@@ -637,7 +743,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   void stopped_if_empty() {
     // A claim that is under way may still be granted, and is given back then.
-    if (!draining_ || !seats_disposed_ || stoppers_.empty() || starts_.starting() > 0) return;
+    if (!draining_ || !seats_disposed_ || stoppers_.empty() || claims_ > 0 || starts_.starting() > 0) return;
     {
       MutexLock lock(mutex_);
       if (!registry_.empty()) return;
@@ -672,13 +778,22 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   std::deque<std::pair<std::string, Version>> removed_ FAASKIT_GUARDED_BY(mutex_);  // the last few
   absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
 
+  struct Claimed {
+    std::shared_ptr<const HostedFunction> function;
+    SandboxId id;
+  };
+
   // On the control thread.
   StartMachine starts_;
   std::mt19937_64 random_{random_id()};
   std::deque<StartId> unknown_;  // reported as such
   std::uint64_t last_number_ = 0;
   std::uint64_t next_shard_ = 0;
+  std::uint64_t claims_ = 0;            // under way
+  std::map<StartId, Claimed> claimed_;  // for room, which they wait for
   std::unique_ptr<Timer> announce_timer_;
+  std::unique_ptr<Timer> room_timer_;
+  TimePoint room_timer_at_ = TimePoint::max();
   std::unique_ptr<Watch> start_watch_;
   std::unique_ptr<Watch> notice_watch_;
   std::uint64_t last_repeat_ = 0;
@@ -750,19 +865,24 @@ absl::StatusOr<std::unique_ptr<LocalHost>> make_local_host(HostExecutors executo
     return absl::InvalidArgumentError(
         "make_local_host: at least one shard and a blocking executor are needed");
   }
-  if (parts.idle == nullptr || parts.starts == nullptr || !parts.freezer || !parts.factory ||
-      !parts.channels) {
-    return absl::InvalidArgumentError(
-        "make_local_host: idle, starts, freezer, factory and channels must be given");
-  }
   if (options.limits.max_sandboxes == 0 || options.limits.max_concurrent_starts == 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "make_local_host: max_sandboxes %d, max_concurrent_starts %d: both must be at least 1",
         options.limits.max_sandboxes, options.limits.max_concurrent_starts));
   }
+  if (options.limits.max_memory_bytes == 0 || options.limits.room_wait.count() <= 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("make_local_host: max_memory_bytes %d, room_wait %d ms: both must be positive",
+                        options.limits.max_memory_bytes, options.limits.room_wait.count()));
+  }
   if (options.grace.count() < 0 || options.announce_period.count() <= 0) {
     return absl::InvalidArgumentError(
         "make_local_host: grace must not be negative, announce_period must be positive");
+  }
+  if (parts.idle == nullptr || parts.starts == nullptr || !parts.freezer || !parts.factory ||
+      !parts.channels) {
+    return absl::InvalidArgumentError(
+        "make_local_host: idle, starts, freezer, factory and channels must be given");
   }
   if (!parts.clock) parts.clock = make_steady_clock();
   auto host = std::make_shared<Host>(std::move(executors), std::move(parts), options);

@@ -219,9 +219,11 @@ class SlowQueue final : public IdleQueueWrapper {
   int withdrawals = 0;
   std::vector<std::function<void()>> held;  // claims: goes on with it; withdrawals: answers kUnavailable
   std::vector<AnnounceParams> announced;
+  std::vector<ClaimParams> claims;
 
  private:
   void do_claim(ClaimParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    claims.push_back(params);
     if (!hold_claims) return IdleQueueWrapper::do_claim(params, std::move(home), std::move(done));
     auto kept = std::make_shared<Handler<absl::Status>>(std::move(done));
     held.push_back(
@@ -370,7 +372,8 @@ struct HostStage {
   }
   void deploy(const std::string& name, HostedFunction hosted) {
     hosted.handle = idle->resolve(name).value();
-    hosted.spec = {.name = name, .version = 1};
+    hosted.spec.name = name;
+    hosted.spec.version = 1;
     REQUIRE(host->deploy(std::move(hosted)).ToString() == "OK");
     idle->async_define({.function = idle->resolve(name).value(), .config = {.version = 1}},
                        [](absl::Status) {});
