@@ -35,7 +35,7 @@ void Engine::add_function(const std::string& name, const FunctionConfig& config,
 }
 
 void Engine::begin(Function& f, const std::string& name, const FunctionConfig& config) {
-  f.nonce = world_.random.next() | 1;
+  f.nonce = world_.chance("nonce", name, ++f.epoch).next() | 1;
   f.queue = std::make_unique<FunctionQueue>(name, f.nonce, f.shards);
   if (absl::Status status = f.queue->define(config, world_.now(), f.effects); !status.ok()) {
     throw Violation(absl::StrCat("driver: ", status.ToString()));
@@ -52,9 +52,9 @@ void Engine::forget_everything(const std::map<std::string, FunctionConfig>& conf
     // Tokens are the hosts' word from now on; what was granted in between may be granted again, and refused.
     f->tokens.clear();
     f->starts.clear();
+    f->claimed.clear();
     f->counted = 0;
-    f->failed_in_a_row = 0;
-    f->quiet_until = {};
+    f->forgive();
     f->ended = 0;
     begin(*f, name, config.at(name));
     if (removed.contains(name)) {
@@ -69,6 +69,16 @@ std::vector<std::string> Engine::names() const {
   std::vector<std::string> all;
   for (const auto& [name, function] : functions_) all.push_back(name);
   return all;
+}
+
+// Without these the long run of a simulation would grow without end.
+void Engine::forget_the_gone(const std::function<bool(HostId)>& known_host) {
+  std::erase_if(draining_, [&](HostId host) { return !known_host(host); });
+  for (auto& [name, f] : functions_) {
+    std::erase_if(f->tokens, [&](const auto& entry) {
+      return f->queue->find(entry.first) == nullptr && !world_.processes().contains(entry.first);
+    });
+  }
 }
 
 bool Engine::knows_invoker(InvokerId invoker) const {
@@ -102,8 +112,7 @@ absl::Status Engine::define(const std::string& name, const FunctionConfig& confi
                                     config.version, f.ended, status.ToString()));
   }
   if (redeploy && status.ok()) {
-    f.failed_in_a_row = 0;
-    f.quiet_until = {};
+    f.forgive();
   }
   finish(f,
          {.name = absl::StrFormat("define v%d cap %d provisioned %d%s", config.version,
@@ -120,8 +129,7 @@ absl::Status Engine::remove(const std::string& name, Version up_to) {
                                     f.queue->config().version, f.ended));
   }
   if (f.queue->removed()) {
-    f.failed_in_a_row = 0;
-    f.quiet_until = {};
+    f.forgive();
   }
   finish(f, {.name = absl::StrFormat("remove up to v%d", up_to), .removes = true});
   return status;
@@ -206,9 +214,22 @@ void Engine::cancel(const std::string& name, const RequestId& request, std::uint
   finish(f, {.name = absl::StrCat("cancel ", to_string(request)), .of = request});
 }
 
-absl::Status Engine::claim(const StartRequest& start, const SandboxId& sandbox) {
+absl::Status Engine::claim(const StartRequest& start, const SandboxId& sandbox, bool needs_room) {
   Function& f = function(start.function);
-  absl::Status status = f.queue->claim(start.id, sandbox);
+  const std::uint64_t waiting = f.queue->waiter_count();
+  const bool surplus = f.queue->covering_starts() > waiting &&
+                       f.queue->covering_starts() + f.queue->serving() > f.queue->config().provisioned;
+  const bool known = f.starts.contains(start.id);
+  absl::Status status = f.queue->claim(start.id, sandbox, needs_room);
+  const auto claimed = f.claimed.find(start.id);
+  const bool again = claimed != f.claimed.end() && claimed->second == sandbox;
+  if (needs_room && surplus && status.ok() && !again) {
+    throw Violation(absl::StrCat("room: ", to_string(start.id), " needs room, and nobody waits for it"));
+  }
+  if (known && absl::IsNotFound(status) && !surplus) {
+    throw Violation(absl::StrCat("I10: ", to_string(start.id), " is wanted, and its claim finds nothing"));
+  }
+  if (status.ok()) f.claimed.emplace(start.id, sandbox);
   finish(f, {.name = absl::StrCat("claim ", to_string(start.id), " for ", to_string(sandbox),
                                   status.ok() ? "" : ": no")});
   return status;
@@ -221,8 +242,7 @@ absl::Status Engine::offer(const std::string& name, const Offer& offer) {
   const bool current = start != f.starts.end() && start->second == f.queue->config().version;
   absl::Status status = f.queue->offer(offer, world_.now(), f.effects);
   if (fresh && current && status.ok()) {
-    f.failed_in_a_row = 0;
-    f.quiet_until = {};
+    f.forgive();
   }
   finish(f, {.name = absl::StrFormat("offer %s gen %d%s", to_string(offer.sandbox.id), offer.generation,
                                      status.ok() ? "" : ": destroy it"),
@@ -260,33 +280,33 @@ absl::Status Engine::start_failed(const StartRequest& start, const SandboxId& sa
                                   const absl::Status& why) {
   Function& f = function(start.function);
   const StartRetry& retry = f.queue->config().retry;
-  const bool current = f.queue->defined() && f.queue->start_in_flight(start.id) &&
-                       f.starts[start.id] == f.queue->config().version;
-  const QueueStats before = f.queue->stats();
-  absl::Status status =
-      f.queue->start_failed(start.id, sandbox, why, world_.random.unit(), world_.now(), f.effects);
-  if (current && status.ok()) {
+  const bool known = f.queue->start_in_flight(start.id);
+  const bool was_open = f.queue->stats().breaker == Breaker::open;
+  const double jitter = world_.chance("jitter", start.id, sandbox).unit();
+  absl::Status status = f.queue->start_failed(start.id, sandbox, why, jitter, world_.now(), f.effects);
+  // Claimed by another sandbox it is in flight as before.
+  if (known && !f.queue->start_in_flight(start.id) && f.starts.at(start.id) == f.queue->config().version) {
     ++f.failed_in_a_row;
-    const QueueStats after = f.queue->stats();
-    // Nothing is admitted before; afterwards, what is provisioned is carried again every second.
+    f.broken = f.broken || f.failed_in_a_row >= retry.breaker_failures;
+    // What is provisioned is carried again every second.
     Duration shortest = std::min(retry.backoff, retry.max_backoff) / 2;
-    Duration longest = std::max(retry.backoff, retry.max_backoff);
-    if (after.breaker_opened > before.breaker_opened) {
+    Duration longest = std::max<Duration>(std::max(retry.backoff, retry.max_backoff),
+                                          f.queue->config().provisioned > 0 ? 1s : 0s);
+    if (f.broken) {
       shortest = retry.breaker_open;
-      longest = Duration(retry.breaker_open) * 6 / 5;
+      longest = std::max<Duration>(longest, shortest * 6 / 5);
     }
-    if (before.breaker != Breaker::open) {
+    if (!was_open) {
       f.quiet_until = world_.now() + shortest;
-      if (f.queue->config().provisioned > 0) longest = std::max<Duration>(longest, 1s);
-      if (f.queue->next_event() != TimePoint::max() && f.queue->next_event() > world_.now() + longest) {
+      const TimePoint next = f.queue->next_event();
+      if (next != TimePoint::max() && next > world_.now() + longest) {
         throw Violation("I10: a backoff is longer than the longest");
       }
     }
-    const bool opens = before.breaker == Breaker::half_open || f.failed_in_a_row >= retry.breaker_failures;
-    if (opens != (after.breaker == Breaker::open) && before.breaker != Breaker::open) {
+    if (f.broken != (f.queue->stats().breaker == Breaker::open)) {
       throw Violation(absl::StrFormat("breaker: %d starts have failed in a row, %d open it: it is %s",
                                       f.failed_in_a_row, retry.breaker_failures,
-                                      opens ? "not open" : "open"));
+                                      f.broken ? "not open" : "open"));
     }
   }
   finish(f, {.name = absl::StrCat("start_failed ", to_string(start.id))});
@@ -308,7 +328,7 @@ std::vector<HeldSandbox> Engine::announce(HostId host, const std::vector<Announc
     }
     const std::vector<HeldSandbox> part = f->queue->announce(host, own, world_.now(), f->effects);
     held.insert(held.end(), part.begin(), part.end());
-    finish(*f, {.name = absl::StrFormat("announce of %x", host), .inserts = true});
+    finish(*f, {.name = absl::StrFormat("announce of %x", host), .inserts = true, .quiet = true});
   }
   return held;
 }
@@ -319,7 +339,7 @@ void Engine::purge(InvokerId invoker) {
       listeners_.failed({waiter->request, waiter->attempt}, absl::CancelledError("purged"));
       forget(*f, waiter);
     }
-    finish(*f, {.name = absl::StrFormat("purge %x", invoker)});
+    finish(*f, {.name = absl::StrFormat("purge %x", invoker), .quiet = true});
   }
 }
 
@@ -336,7 +356,7 @@ void Engine::take_over(HostId host) {
     f->queue->take_over(host, world_.now(), f->effects);
     // A late word of the dead may bring its sandboxes back for a while; nobody is behind them.
     std::erase_if(f->tokens, [&](const auto& entry) { return entry.first.host == host; });
-    finish(*f, {.name = absl::StrFormat("take_over %x", host)});
+    finish(*f, {.name = absl::StrFormat("take_over %x", host), .quiet = true});
   }
 }
 
@@ -344,7 +364,7 @@ RepairReport Engine::repair(InvokerId invoker) {
   RepairReport report;
   for (auto& [name, f] : functions_) {
     f->queue->repair(invoker, world_.now(), report, f->effects);
-    finish(*f, {.name = absl::StrFormat("repair %x", invoker)});
+    finish(*f, {.name = absl::StrFormat("repair %x", invoker), .quiet = true});
   }
   return report;
 }
@@ -356,24 +376,37 @@ void Engine::forget(Function& f, const Waiter* waiter) {
 }
 
 void Engine::finish(Function& f, const Step& step) {
-  world_.trace(absl::StrCat(
-      f.queue->name(), " ", step.name,
-      step.direct != nullptr
-          ? absl::StrFormat(" -> %s token %d", to_string(step.direct->sandbox.id), step.direct->token)
-          : ""));
+  world_.subject = f.queue->name();
+  // What is done again and again is told where it changed something.
+  if (!step.quiet || !f.effects.empty() || f.queue->records().size() != f.known.size()) {
+    world_.trace(absl::StrCat(
+        f.queue->name(), " ", step.name,
+        step.direct != nullptr
+            ? absl::StrFormat(" -> %s token %d", to_string(step.direct->sandbox.id), step.direct->token)
+            : ""));
+  }
   FunctionQueue::Effects effects = std::move(f.effects);
   f.effects = {};
+  bool admitted = false;
   for (const StartRequest& start : effects.starts) {
-    if (f.starts.emplace(start.id, start.version).second && world_.now() < f.quiet_until) {
-      throw Violation(absl::StrCat("I10: ", to_string(start.id), " is admitted during the backoff"));
+    if (!f.starts.emplace(start.id, start.version).second) continue;
+    admitted = true;
+    if (world_.now() < f.quiet_until) {
+      throw Violation(absl::StrCat("I10: ", to_string(start.id), " is admitted ",
+                                   f.broken ? "while the breaker is open" : "during the backoff"));
     }
   }
   std::erase_if(f.starts, [&](const auto& entry) { return !f.queue->start_in_flight(entry.first); });
-  if (!effects.failures.empty() && !step.removes && f.queue->stats().breaker != Breaker::open &&
-      f.failed_in_a_row < f.queue->config().retry.budget) {
+  std::erase_if(f.claimed, [&](const auto& entry) { return !f.starts.contains(entry.first); });
+  if (admitted && f.broken && f.queue->covering_starts() > 1) {
+    throw Violation(absl::StrFormat("I10: the breaker is half open, and %d starts are in flight",
+                                    f.queue->covering_starts()));
+  }
+  const StartRetry& retry = f.queue->config().retry;
+  if (!effects.failures.empty() && !step.removes && !f.broken && f.failed_in_a_row < retry.budget) {
     throw Violation(
         absl::StrFormat("I10: a call is answered after %d failed starts in a row; the budget is %d",
-                        f.failed_in_a_row, f.queue->config().retry.budget));
+                        f.failed_in_a_row, retry.budget));
   }
   // Grants are checked while their waiters still stand; then everybody is told.
   f.effects.grants = effects.grants;
@@ -419,7 +452,7 @@ void Engine::arm(Function& f) {
   world_.at(event, nullptr, [this, &f] {
     f.timer = TimePoint::max();
     f.queue->evaluate(world_.now(), f.effects);
-    finish(f, {.name = "evaluate"});
+    finish(f, {.name = "evaluate", .quiet = true});
   });
 }
 

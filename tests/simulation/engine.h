@@ -54,7 +54,7 @@ class Engine {
                                      std::uint32_t attempt, ShardIndex shard);
   AcquireAnswer acquire(const std::string& function, const FunctionQueue::Waiter& wanted);
   void cancel(const std::string& function, const RequestId& request, std::uint32_t attempt);
-  absl::Status claim(const StartRequest& start, const SandboxId& sandbox);
+  absl::Status claim(const StartRequest& start, const SandboxId& sandbox, bool needs_room);
   absl::Status offer(const std::string& function, const Offer& offer);
   void settle(const Granted& lease, Outcome outcome);
   absl::Status withdraw(const std::string& function, const SandboxId& sandbox);
@@ -77,6 +77,7 @@ class Engine {
   // Anything here that belongs to it: what an observer of deaths looks at.
   bool knows_invoker(InvokerId invoker) const;
   bool knows_host(HostId host) const;
+  void forget_the_gone(const std::function<bool(HostId)>& known_host);
 
  private:
   using Waiter = FunctionQueue::Waiter;
@@ -95,9 +96,17 @@ class Engine {
     std::map<SandboxId, Token> tokens;  // the last granted
     std::map<StartId, Version> starts;  // in flight
     std::uint64_t counted = 0;          // live and starting
+    std::map<StartId, SandboxId> claimed;
+    std::uint64_t epoch = 0;            // it was forgotten so often
     std::uint64_t failed_in_a_row = 0;  // starts
     TimePoint quiet_until{};            // no new start before: the last one failed
-    std::uint64_t inserted = 0;         // by announcements, in this step
+    bool broken = false;                // the breaker is open, or half open from quiet_until on
+    void forgive() {
+      failed_in_a_row = 0;
+      quiet_until = {};
+      broken = false;
+    }
+    std::uint64_t inserted = 0;  // by announcements, in this step
     TimePoint timer = TimePoint::max();
     Version ended = 0;  // the largest that was removed
   };
@@ -110,6 +119,7 @@ class Engine {
     bool inserts = false;
     bool fresh = false;  // the offer of a new sandbox
     bool removes = false;
+    bool quiet = false;
   };
 
   Function& function(const std::string& name) { return *functions_.at(name); }

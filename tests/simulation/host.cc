@@ -21,7 +21,7 @@ Host::Host(World& world, Engine& engine, HostId id, StartLimits limits, Forward 
       forward_(std::move(forward)),
       starts_(limits) {
   node_.name = absl::StrFormat("host %x", id);
-  if (world_.mode().mends) world_.every(kAnnouncePeriod, &node_, [this] { announce(); });
+  if (world_.mode().mends) world_.every(kAnnouncePeriod, &node_, "announce", [this] { announce(); });
 }
 
 Host::Held* Host::find(std::uint64_t number) {
@@ -53,10 +53,13 @@ void Host::begin(StartRequest start) {
   const Sandbox sandbox{
       .id = id, .version = start.version, .home_shard = static_cast<ShardIndex>(id.number % 2)};
   sandboxes_.emplace(id.number, std::make_unique<Held>(sandbox, start));
+  // Full with it: whatever else wants to start here must evict. Nobody should for what nobody wants.
+  const bool needs_room = starts_.counted() >= limits_.max_sandboxes;
   world_.ask<absl::Status>(
-      node_, [this, start, id] { return engine_.claim(start, id); },
+      node_, about("claim", start.id, id),
+      [this, start, id, needs_room] { return engine_.claim(start, id, needs_room); },
       [this, start, id](const absl::Status& claimed) {
-        if (claimed.ok()) return make(id.number);
+        if (claimed.ok() && !fenced_) return make(id.number);
         sandboxes_.erase(id.number);
         starts_.dropped(start.id);
         if (draining_) forward_(start);
@@ -69,14 +72,16 @@ void Host::make(std::uint64_t number) {
   held.made = true;
   const SandboxId id = held.machine.sandbox().id;
   world_.process_begins(id, held.start);
-  const bool hangs = failing() && world_.random.chance(0.03);
-  const bool dies = failing() && world_.random.chance(0.12);
-  if (dies) {
-    world_.after(world_.random.between(1ms, 300ms), &node_, [this, number] {
+  Random random = world_.chance("start", id);
+  const Duration takes = random.between(20ms, 400ms);
+  const Duration dies_after = random.between(1ms, 300ms);
+  const bool hangs = failing() && world_.fault(0.03, "init hangs", id);
+  if (world_.start_fails(held.start, id_) || (failing() && world_.fault(0.12, "init fails", id))) {
+    world_.after(dies_after, &node_, [this, number] {
       if (Held* held = find(number)) on_death(*held, absl::UnavailableError("init: exit status 1"));
     });
   } else if (!hangs) {
-    world_.after(world_.random.between(20ms, 400ms), &node_, [this, number] {
+    world_.after(takes, &node_, [this, number] {
       Held* held = find(number);
       if (held != nullptr && held->machine.starting()) became_ready(*held);
     });
@@ -86,17 +91,29 @@ void Host::make(std::uint64_t number) {
     if (held != nullptr && held->machine.starting())
       destroy(*held, absl::UnavailableError("init: no hello within 2 s"));
   });
-  // Some die some day, whatever they are doing then; their host learns it a moment later.
-  if (failing() && world_.random.chance(0.3)) {
-    world_.after(world_.random.exponential(8s), &node_, [this, number, id] {
-      if (find(number) == nullptr || !world_.process(id).alive || world_.healed()) return;
-      world_.trace(absl::StrCat(to_string(id), " is killed by a stranger"));
-      world_.died(id);
-      world_.after(world_.random.between(0ms, 3ms), &node_, [this, number] {
-        if (Held* held = find(number)) on_death(*held, absl::UnavailableError("signal 9"));
-      });
+  // Some die some day, whatever they are doing then.
+  if (failing() && world_.fault(0.3, "stranger", id)) {
+    world_.after(random.exponential(8s), &node_, [this, id] {
+      if (!world_.healed()) kill(id);
     });
   }
+}
+
+void Host::cancel(const SandboxId& id, const LeaseId& lease) {
+  Held* held = find(id.number);
+  if (held == nullptr || !held->running || held->running->call.lease != lease) return;
+  destroy(*held, absl::CancelledError("by its caller"));
+}
+
+// Its host learns it a moment later.
+void Host::kill(const SandboxId& id) {
+  const Held* held = find(id.number);
+  if (held == nullptr || !held->made || !world_.process(id).alive) return;
+  world_.trace(absl::StrCat(to_string(id), " is killed by a stranger"));
+  world_.died(id);
+  world_.after(world_.chance("news", id).between(0ms, 3ms), &node_, [this, number = id.number] {
+    if (Held* held = find(number)) on_death(*held, absl::UnavailableError("signal 9"));
+  });
 }
 
 void Host::became_ready(Held& held) {
@@ -122,7 +139,8 @@ void Host::evict(const StartRequest& wanted) {
   starts_.evicting(wanted.function);
   const SandboxId id = chosen->machine.sandbox().id;
   world_.ask<absl::Status>(
-      node_, [this, id, function = chosen->start.function] { return engine_.withdraw(function, id); },
+      node_, about("withdraw", id, ++asked_),
+      [this, id, function = chosen->start.function] { return engine_.withdraw(function, id); },
       [this, id, of = wanted.function](const absl::Status& withdrawn) {
         Held* held = find(id.number);
         if (held == nullptr || !held->withdrawing) return;  // it died meanwhile and has told the machine
@@ -150,7 +168,8 @@ void Host::evict(const StartRequest& wanted) {
 void Host::offer(Held& held, const Offer& offer) {
   const SandboxId id = held.machine.sandbox().id;
   world_.ask<absl::Status>(
-      node_, [this, offer, function = held.start.function] { return engine_.offer(function, offer); },
+      node_, about("offer", id, offer.generation),
+      [this, offer, function = held.start.function] { return engine_.offer(function, offer); },
       [this, id, generation = offer.generation](const absl::Status& known) {
         Held* held = find(id.number);
         if (held == nullptr || held->machine.ending()) return;
@@ -176,7 +195,9 @@ void Host::became_idle(Held& held) {
     if (held == nullptr || !held->machine.wants_freeze(kGrace, world_.now())) return;
     held->machine.freeze_written();
     world_.freeze(held->machine.sandbox().id);
-    world_.after(world_.random.between(10us, 5ms), &node_, [this, number, freeze = ++held->freezes] {
+    const std::uint64_t freeze = ++held->freezes;
+    const Duration takes = world_.chance("freeze", held->machine.sandbox().id, freeze).between(10us, 5ms);
+    world_.after(takes, &node_, [this, number, freeze] {
       if (Held* held = find(number); held != nullptr && held->freezes == freeze)
         held->machine.freeze_confirmed();
     });
@@ -199,7 +220,7 @@ void Host::call(const Call& call, Reply reply) {
   if (!admission.status.ok()) {
     world_.trace(absl::StrCat("   refused: ", admission.status.ToString()));
     const Mode& mode = world_.mode();
-    if (!held->machine.ending() && mode.request_lost == 0 && !mode.invokers_pause) {
+    if (!held->machine.ending() && !mode.loses() && !mode.suspects()) {
       throw Violation(
           absl::StrFormat("I1: nothing was lost, nobody was fenced, and %s is refused by a %s sandbox",
                           to_string(call.lease), busy ? "busy" : "idle"));
@@ -222,7 +243,7 @@ void Host::call(const Call& call, Reply reply) {
       Running{.serial = ++last_call_, .begun = false, .call = call, .reply = std::move(reply)});
   const std::uint64_t number = call.sandbox.number;
   const std::uint64_t serial = last_call_;
-  world_.after(world_.random.between(5us, 200us), &node_, [this, number, serial] {
+  world_.after(world_.chance("send", call.lease).between(5us, 200us), &node_, [this, number, serial] {
     Held* held = find(number);
     if (held != nullptr && held->running && held->running->serial == serial) run_body(*held);
   });
@@ -271,15 +292,17 @@ void Host::run_body(Held& held) {
     };
     return world_.after(5ms, &node_, [poll] { (*poll)(); });
   }
-  const double fate = failing() ? world_.random.unit() : 1;
-  const Duration takes = world_.random.between(1ms, 30ms) + world_.random.exponential(40ms);
-  if (fate < 0.02) return;  // never ends: cut at its deadline
-  if (fate < 0.05) {
+  const RequestId& request = running.call.lease.request;
+  Random random = world_.chance("body", request);
+  const Duration shortest = random.between(1ms, 30ms);
+  const Duration takes = shortest + random.exponential(40ms);
+  if (failing() && world_.fault(0.02, "never ends", request)) return;  // cut at its deadline
+  if (failing() && world_.fault(0.03, "bad frame", request)) {
     return world_.after(takes, &node_, [this, still] {
       if (Held* held = still()) destroy(*held, absl::InternalError("bad frame"));
     });
   }
-  if (fate < 0.08) {
+  if (failing() && world_.fault(0.03, "out of memory", request)) {
     return world_.after(takes, &node_, [this, still] {
       if (Held* held = still()) on_death(*held, absl::UnavailableError("signal 9 (out of memory)"));
     });
@@ -317,7 +340,7 @@ void Host::on_death(Held& held, const absl::Status& why) {
     const bool begun = held.running->begun;
     end_call(held, {.status = why, .never_began = !begun, .clean = false});
   }
-  world_.after(world_.random.between(200us, 30ms), &node_,
+  world_.after(world_.chance("reap", id).between(200us, 30ms), &node_,
                [this, number = id.number, why] { reaped(number, why); });
 }
 
@@ -334,15 +357,15 @@ void Host::reaped(std::uint64_t number, const absl::Status& why) {
     report_gone(start.function, id);
   } else {
     world_.ask<absl::Status>(
-        node_, [this, start, id, why] { return engine_.start_failed(start, id, why); },
-        [](const absl::Status&) {});
+        node_, about("start_failed", start.id, id),
+        [this, start, id, why] { return engine_.start_failed(start, id, why); }, [](const absl::Status&) {});
   }
   pump();
 }
 
 void Host::report_gone(const std::string& function, const SandboxId& id) {
   world_.ask<bool>(
-      node_,
+      node_, about("gone", id, ++asked_),
       [this, function, id] {
         engine_.gone(function, id);
         return true;
@@ -372,7 +395,7 @@ void Host::announce() {
     if (held->made) all.push_back(held->machine.announced(held->start.function));
   }
   world_.ask<std::vector<HeldSandbox>>(
-      node_, [this, all] { return engine_.announce(id_, all); },
+      node_, about("announce", id_, ++announced_), [this, all] { return engine_.announce(id_, all); },
       [this](const std::vector<HeldSandbox>& known) {
         for (const HeldSandbox& there : known) {
           Held* held = find(there.id.number);
@@ -392,7 +415,7 @@ void Host::announce() {
 void Host::drain() {
   draining_ = true;
   world_.ask<bool>(
-      node_,
+      node_, about("drain", id_),
       [this] {
         engine_.drain(id_);
         return true;
@@ -400,9 +423,21 @@ void Host::drain() {
       [](bool) {});
 }
 
+// It could not renew its heartbeat: others may soon take it for dead, and must be right. Nothing is admitted
+// or begun any more, and every sandbox is destroyed.
+void Host::fence() {
+  if (std::exchange(fenced_, true)) return;
+  world_.trace(node_.name + " cannot renew its heartbeat: it ends");
+  draining_ = true;
+  for (auto& [number, held] : sandboxes_) {
+    if (held->made && !held->machine.ending()) {
+      destroy(*held, absl::UnavailableError("its host could not renew its heartbeat"));
+    }
+  }
+}
+
 void Host::crash() {
-  node_.alive = false;
-  node_.backlog.clear();
+  world_.die(node_);
   for (auto& [number, held] : sandboxes_) {
     if (!held->made) continue;
     const SandboxId id = held->machine.sandbox().id;
@@ -422,7 +457,8 @@ void Host::crash() {
 
 void Host::invoker_lost(InvokerId invoker) {
   for (auto& [number, held] : sandboxes_) {
-    if (held->running && held->running->call.lease.request.invoker == invoker && world_.random.chance(0.5)) {
+    if (!held->running || held->running->call.lease.request.invoker != invoker) continue;
+    if (world_.chance("cut off", held->running->call.lease).chance(0.5)) {
       destroy(*held, absl::CancelledError("its invoker is gone"));
     }
   }
@@ -435,7 +471,8 @@ void Host::audit() const {
   for (const auto& [number, held] : sandboxes_) {
     if (!held->ready) ++starting;
     const SandboxMachine& machine = held->machine;
-    if (machine.idle() && machine.idle_since() + kGrace + 50ms < world_.now() && !machine.frozen()) {
+    const TimePoint watched = std::max(machine.idle_since(), node_.disturbed);
+    if (machine.idle() && watched + kGrace + 50ms < world_.now() && !machine.frozen()) {
       throw Violation(absl::StrCat("I9: ", to_string(machine.sandbox().id),
                                    " is idle beyond the grace time, not frozen"));
     }

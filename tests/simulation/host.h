@@ -45,6 +45,11 @@ class Host {
   void notice(const HostNotice& notice);
   void announce();
   void drain();
+  void fence();
+  bool fenced() const { return fenced_; }
+  void kill(const SandboxId& id);
+  // The caller does not want the answer any more: what has begun is cut.
+  void cancel(const SandboxId& id, const LeaseId& lease);
   // The machine loses power: every process is gone with it.
   void crash();
   // The connection to an invoker ended: its running calls are cut, or left to end.
@@ -107,7 +112,10 @@ class Host {
   std::map<std::uint64_t, std::unique_ptr<Held>> sandboxes_;
   std::uint64_t last_number_ = 0;
   std::uint64_t last_call_ = 0;
+  std::uint64_t asked_ = 0;
+  std::uint64_t announced_ = 0;
   bool draining_ = false;
+  bool fenced_ = false;
 };
 
 }  // namespace faaskit::simulation

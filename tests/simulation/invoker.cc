@@ -14,7 +14,7 @@ using AcquireOutcome = FunctionQueue::AcquireOutcome;
 Invoker::Invoker(World& world, Engine& engine, Surroundings& around, InvokerId id)
     : world_(world), engine_(engine), around_(around), id_(id) {
   node_.name = absl::StrFormat("invoker %x", id);
-  if (world_.mode().mends) world_.every(kRepairPeriod, &node_, [this] { repair(); });
+  if (world_.mode().mends) world_.every(kRepairPeriod, &node_, "repair", [this] { repair(); });
 }
 
 Invoker::Invocation* Invoker::find(const LeaseId& waiting) {
@@ -30,8 +30,8 @@ bool Invoker::minds(const LeaseId& lease, Token token) const {
   return !found->second->lease || found->second->lease->token == token;
 }
 
-RequestId Invoker::invoke(Wanted wanted) {
-  const RequestId id{.invoker = id_, .sequence = ++last_sequence_};
+void Invoker::invoke(std::uint64_t sequence, Wanted wanted) {
+  const RequestId id{.invoker = id_, .sequence = sequence};
   auto made = std::make_unique<Invocation>(wanted.deadline, id);
   Invocation& invocation = *made;
   invocation.wanted = std::move(wanted);
@@ -43,20 +43,23 @@ RequestId Invoker::invoke(Wanted wanted) {
     }
   });
   act(invocation, invocation.machine.begin());
-  return id;
 }
 
-void Invoker::cancel(std::uint64_t sequence) {
+// As far as it goes: a wait ends; a call that runs ends only if the caller said so, at the price of its
+// sandbox. The caller is answered at once, whatever its host has to say later.
+void Invoker::cancel(std::uint64_t sequence, bool running_too) {
   auto found = invocations_.find(sequence);
-  if (found != invocations_.end() && !found->second->lease)
-    give_up(*found->second, absl::CancelledError("by its caller"));
-}
-
-void Invoker::cancel_any() {
-  if (invocations_.empty()) return;
-  cancel(
-      std::next(invocations_.begin(), static_cast<std::ptrdiff_t>(world_.random.below(invocations_.size())))
-          ->first);
+  if (found == invocations_.end()) return;
+  Invocation& invocation = *found->second;
+  if (!invocation.lease) return give_up(invocation, absl::CancelledError("by its caller"));
+  if (!running_too || !invocation.called) return;
+  const Granted lease = *invocation.lease;
+  world_.after(world_.latency(about("cut", lease.lease)), nullptr, [this, lease] {
+    if (Host* host = around_.host(lease.sandbox.id.host)) host->cancel(lease.sandbox.id, lease.lease);
+  });
+  world_.trace(absl::StrCat(to_string(lease.lease), " is cancelled while it runs"));
+  called(lease.lease, lease.token,
+         {.status = absl::CancelledError("by its caller"), .never_began = false, .clean = false});
 }
 
 // It waits: it is taken out of line, and a lease that overtakes this is given back.
@@ -106,7 +109,7 @@ void Invoker::acquire(Invocation& invocation) {
   wanted.previous = invocation.machine.previous();
   invocation.asked = false;
   world_.ask<AcquireAnswer>(
-      node_,
+      node_, about("acquire", waiting, ++invocation.asked_for),
       [this, wanted, function = invocation.wanted.function] { return engine_.acquire(function, wanted); },
       [this, waiting](const AcquireAnswer& answer) {
         Invocation* invocation = find(waiting);
@@ -169,25 +172,27 @@ void Invoker::call(Invocation& invocation) {
                   .at_least = invocation.wanted.at_least,
                   .may_end = invocation.wanted.may_end};
   const auto answer = [this, id = lease.lease, token = lease.token](const InvocationMachine::CallEnd& end) {
-    world_.after(world_.latency(), &node_, [this, id, token, end] { called(id, token, end); });
+    const Duration takes = world_.latency(about("reply", id));
+    world_.after(takes, &node_, [this, id, token, end] { called(id, token, end); });
   };
-  const bool breaks = world_.mode().request_lost > 0 && !world_.healed() && world_.random.chance(0.02);
-  const bool before = world_.random.chance(0.5);
+  const bool breaks = world_.mode().request_lost > 0 && world_.fault(0.02, "connection breaks", lease.lease);
+  Random random = world_.chance("break", lease.lease);
+  const bool before = random.chance(0.5);
   if (!breaks || !before) {
     // A broken connection loses the answer; the sandbox may run the call to its end.
     const Host::Reply reply =
         breaks ? Host::Reply([](const InvocationMachine::CallEnd&) {}) : Host::Reply(answer);
-    world_.after(world_.latency(), nullptr, [this, call, reply, answer] {
+    world_.after(world_.latency(about("call", lease.lease)), nullptr, [this, call, reply, answer] {
       Host* host = around_.host(call.sandbox.host);
       if (host == nullptr) {
         return answer(
             {.status = absl::UnavailableError("no such host"), .never_began = true, .clean = false});
       }
-      host->call(call, reply);
+      world_.after(0ms, &host->node(), [host, call, reply] { host->call(call, reply); });
     });
   }
   if (breaks) {
-    world_.after(world_.random.between(0ms, 50ms), nullptr, [answer] {
+    world_.after(random.between(0ms, 50ms), nullptr, [answer] {
       answer(
           {.status = absl::UnavailableError("the connection broke"), .never_began = false, .clean = false});
     });
@@ -215,8 +220,8 @@ void Invoker::called(const LeaseId& lease, Token token, const InvocationMachine:
   if (end.clean && step.outcome != Outcome::reusable) {
     throw Violation(absl::StrCat("I7: ", to_string(lease), " ended clean and is not released"));
   }
-  const bool may_try_again = end.never_began && !end.clean && world_.now() < invocation->wanted.deadline &&
-                             lease.attempt < kMaxAttempts;
+  const bool may_try_again = end.never_began && !end.clean && !absl::IsCancelled(end.status) &&
+                             world_.now() < invocation->wanted.deadline && lease.attempt < kMaxAttempts;
   if (may_try_again != (step.action == Action::acquire) ||
       (may_try_again && invocation->machine.attempt() != lease.attempt + 1)) {
     throw Violation(absl::StrFormat("I3: %s %s, and goes on with attempt %d", to_string(lease),
@@ -233,7 +238,7 @@ void Invoker::settle(const Granted& lease, Outcome outcome) {
   const std::pair key(lease.lease, lease.token);
   ++settling_[key];
   world_.ask<bool>(
-      node_,
+      node_, about("settle", lease.lease, lease.token, settling_[key]),
       [this, lease, outcome] {
         engine_.settle(lease, outcome);
         return true;
@@ -245,7 +250,7 @@ void Invoker::settle(const Granted& lease, Outcome outcome) {
 
 void Invoker::cancel_at_engine(const std::string& function, const RequestId& request, std::uint32_t attempt) {
   world_.ask<bool>(
-      node_,
+      node_, about("cancel", request, attempt, ++asked_),
       [this, function, request, attempt] {
         engine_.cancel(function, request, attempt);
         return true;
@@ -260,9 +265,10 @@ void Invoker::repair() {
     if (invocation->asked && !invocation->lease)
       waiting->push_back({invocation->id, invocation->machine.attempt()});
   }
-  world_.to_engine(node_, [this, waiting] {
+  const Subject subject = about("repair", id_, ++repaired_);
+  world_.to_engine(node_, subject, [this, waiting, subject] {
     const RepairReport report = engine_.repair(id_);
-    world_.from_engine(node_, [this, waiting, report] {
+    world_.from_engine(node_, subject, [this, waiting, report] {
       for (const HeldSandbox& held : report.leases) {
         const Granted lease{.function = held.function,
                             .sandbox = {.id = held.id},

@@ -40,17 +40,16 @@ class Invoker {
   InvokerId id() const { return id_; }
   Node& node() { return node_; }
 
-  RequestId invoke(Wanted wanted);
-  // The caller gives up. Nothing happens unless it waits.
-  void cancel(std::uint64_t sequence);
-  void cancel_any();
+  void invoke(std::uint64_t sequence, Wanted wanted);
+  // The caller gives up.
+  void cancel(std::uint64_t sequence, bool running_too);
 
   // What the engine sends.
   void granted(const Granted& lease);
   void failed(const LeaseId& waiting, const absl::Status& why);
   void starts(const std::vector<StartRequest>& starts);
 
-  void crash() { node_.alive = false; }
+  void crash() { world_.die(node_); }
   std::size_t unfinished() const { return invocations_.size(); }
   // Does it wait for this lease, use it, or still have to settle it?
   bool minds(const LeaseId& lease, Token token) const;
@@ -66,6 +65,7 @@ class Invoker {
     bool asked = false;  // the current attempt is with the engine, by its own word
     std::optional<Granted> lease;
     bool called = false;
+    std::uint32_t asked_for = 0;
   };
 
   Invocation* find(const LeaseId& waiting);
@@ -83,7 +83,8 @@ class Invoker {
   Surroundings& around_;
   const InvokerId id_;
   Node node_;
-  std::uint64_t last_sequence_ = 0;
+  std::uint64_t asked_ = 0;
+  std::uint64_t repaired_ = 0;
   std::map<std::uint64_t, std::unique_ptr<Invocation>> invocations_;
   std::map<std::pair<LeaseId, Token>, int> settling_;
 };

@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   for (std::uint64_t s = seed; s < seed + seeds; ++s) {
     for (const Mode& mode : all_modes()) {
       if (name != "all" && mode.name != name) continue;
-      const Report report = simulate(mode, s, steps, verbose);
+      const Report report = simulate(mode, s, {.steps = steps, .verbose = verbose});
       std::fputs(describe(mode, s, steps, report).c_str(), stdout);
       if (!report.violation.empty()) return 1;
     }

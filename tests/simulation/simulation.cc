@@ -12,30 +12,39 @@ namespace {
 
 constexpr std::uint32_t kShards = 2;
 constexpr Duration kLongestCall = 4s;
+constexpr std::uint64_t kFirstProbe = 1'000'000'000;
 
 class Simulation final : public Listeners, public Surroundings {
  public:
-  Simulation(const Mode& mode, std::uint64_t seed, bool verbose)
-      : mode_(mode), world_(seed, mode, verbose), engine_(world_, *this) {
+  Simulation(const Mode& mode, std::uint64_t seed, const Run& run)
+      : mode_(mode), run_(run), world_(seed, mode, run), engine_(world_, *this) {
     observer_.name = "observer";
     deployer_.name = "deployer";
-    const std::uint64_t functions = 2 + random().below(3);
+    Random random = world_.chance("setup");
+    const std::uint64_t functions = 2 + random.below(3);
     for (std::uint64_t i = 0; i < functions; ++i) {
       const std::string name = absl::StrCat("f", i);
-      configs_[name] = some_config(1);
+      configs_[name] = some_config(random, 1);
       acknowledged_[name] = 1;
       engine_.add_function(name, configs_[name], kShards);
     }
-    for (std::uint64_t i = 0, n = 2 + random().below(2); i < n; ++i) add_host();
-    for (std::uint64_t i = 0, n = 2 + random().below(2); i < n; ++i) add_invoker();
-    world_.every(250ms, nullptr, [this] { audit(); });
-    arrivals();
-    world_.after(random().exponential(2s), nullptr, [this] { trouble(); });
+    for (std::uint64_t i = 0, n = 2 + random.below(2); i < n; ++i) add_host();
+    for (std::uint64_t i = 0, n = 2 + random.below(2); i < n; ++i) add_invoker();
+    world_.every(250ms, nullptr, "audit", [this] { audit(); });
+    world_.every(10s, nullptr, "forget", [this] { forget_the_gone(); });
+    arrivals(0);
+    next_trouble(0);
   }
 
-  void run(std::uint64_t steps) {
-    while (world_.steps() < steps) step(TimePoint::max());
-    heal();
+  void run() {
+    if (run_.until) {
+      const TimePoint end = world_.now() - world_.elapsed() + *run_.until;
+      world_.at(end, nullptr, [] {});
+      while (world_.now() < end) step(end);
+    } else {
+      while (world_.steps() < run_.steps) step(TimePoint::max());
+    }
+    if (run_.heals) heal();
   }
 
   World& world() { return world_; }
@@ -47,6 +56,11 @@ class Simulation final : public Listeners, public Surroundings {
     report.answers = answers_;
     report.fingerprint = world_.fingerprint();
     report.story = world_.story();
+    report.lines = world_.lines();
+    report.happened = world_.happened();
+    report.ended_at = world_.healed() ? healed_at_ : world_.elapsed();
+    report.healed = world_.healed();
+    report.subject = world_.subject;
     for (const std::string& name : engine_.names()) {
       const QueueStats one = engine_.queue(name).stats();
       report.stats.warm += one.warm;
@@ -61,31 +75,35 @@ class Simulation final : public Listeners, public Surroundings {
   }
 
  private:
-  Random& random() { return world_.random; }
-
-  FunctionConfig some_config(Version version) {
+  static FunctionConfig some_config(Random& random, Version version) {
     FunctionConfig config;
     config.version = version;
-    config.caps = {.max_sandboxes = 1 + std::uint32_t(random().below(4)),
-                   .max_starts = 1 + std::uint32_t(random().below(3)),
-                   .max_waiters = 3 + std::uint32_t(random().below(20))};
-    if (random().chance(0.3)) {
-      config.provisioned = 1 + std::uint32_t(random().below(std::min(2u, config.caps.max_sandboxes)));
+    config.caps = {.max_sandboxes = 1 + std::uint32_t(random.below(4)),
+                   .max_starts = 1 + std::uint32_t(random.below(3)),
+                   .max_waiters = 3 + std::uint32_t(random.below(20))};
+    if (random.chance(0.3)) {
+      config.provisioned = 1 + std::uint32_t(random.below(std::min(2u, config.caps.max_sandboxes)));
     }
-    config.policy = random().chance(0.7) ? StartPolicy::race : StartPolicy::wait_only;
-    config.order = random().chance(0.7) ? IdleOrder::lifo : IdleOrder::fifo;
-    config.surplus = random().chance(0.6) ? SurplusStarts::keep : SurplusStarts::cancel_queued;
-    config.retry = {.budget = 2 + std::uint32_t(random().below(2)),
-                    .backoff = std::chrono::milliseconds(20 + random().below(100)),
-                    .max_backoff = std::chrono::milliseconds(500 + random().below(1000))};
+    config.policy = random.chance(0.7) ? StartPolicy::race : StartPolicy::wait_only;
+    config.order = random.chance(0.7) ? IdleOrder::lifo : IdleOrder::fifo;
+    config.surplus = random.chance(0.6) ? SurplusStarts::keep : SurplusStarts::cancel_queued;
+    config.retry = {.budget = 2 + std::uint32_t(random.below(2)),
+                    .backoff = std::chrono::milliseconds(20 + random.below(100)),
+                    .max_backoff = std::chrono::milliseconds(500 + random.below(1000)),
+                    .breaker_failures = 2 + std::uint32_t(random.below(6)),
+                    .breaker_open = std::chrono::milliseconds(300 + random.below(2500))};
     return config;
   }
 
   void add_host() {
     const HostId id = 0x100 + ++last_host_;
-    const StartLimits limits{.max_sandboxes = 3 + std::uint32_t(random().below(4)),
-                             .max_concurrent_starts = 1 + std::uint32_t(random().below(3))};
-    auto forward = [this](const StartRequest& start) { carry(start); };
+    Random random = world_.chance("host", id);
+    StartLimits limits;
+    limits.max_sandboxes = 3 + std::uint32_t(random.below(4));
+    limits.max_concurrent_starts = 1 + std::uint32_t(random.below(3));
+    // Overload is to be that of the functions: whoever is always busy leaves no room to be made.
+    if (mode_.ample_hosts) limits.max_sandboxes = 16;
+    auto forward = [this, id](const StartRequest& start) { carry(start, id); };
     hosts_[id] = std::make_unique<Host>(world_, engine_, id, limits, forward);
     world_.trace(absl::StrFormat("host %x comes with room for %d", id, limits.max_sandboxes));
   }
@@ -96,61 +114,107 @@ class Simulation final : public Listeners, public Surroundings {
   }
 
   template <class Map>
-  auto* any(Map& map, bool (*fit)(const typename Map::mapped_type::element_type&)) {
+  static auto* any(Random random, Map& map, bool (*fit)(const typename Map::mapped_type::element_type&)) {
     std::vector<typename Map::mapped_type::element_type*> fitting;
     for (auto& [id, item] : map) {
       if (fit(*item)) fitting.push_back(item.get());
     }
-    return fitting.empty() ? nullptr : fitting[random().below(fitting.size())];
+    return fitting.empty() ? nullptr : fitting[random.below(fitting.size())];
   }
-  Host* any_host() {
-    return any(hosts_, +[](const Host& h) { return const_cast<Host&>(h).node().alive && !h.draining(); });
-  }
-  Invoker* any_invoker() {
+  Host* any_host(Random random) {
     return any(
-        invokers_, +[](const Invoker& i) {
+        random, hosts_, +[](const Host& h) {
+          const Node& node = const_cast<Host&>(h).node();
+          return node.alive && !node.paused && !h.draining();
+        });
+  }
+  Invoker* any_invoker(Random random) {
+    return any(
+        random, invokers_, +[](const Invoker& i) {
           const Node& node = const_cast<Invoker&>(i).node();
           return node.alive && !node.paused;
         });
   }
+  const std::string& any_function(Random& random) const {
+    return std::next(configs_.begin(), static_cast<std::ptrdiff_t>(random.below(configs_.size())))->first;
+  }
+
+  // What has been dead for long is not spoken of any more, not even by a late message.
+  void forget_the_gone() {
+    const auto forgotten = [this](const Node& node) {
+      return !node.alive && node.died + kForgotten < world_.now();
+    };
+    for (auto& [id, host] : hosts_) {
+      Node& node = host->node();
+      if (!node.alive || !host->draining() || !host->empty() || node.disturbed > world_.now()) continue;
+      world_.trace(node.name + " is empty, and goes");
+      world_.die(node);
+      bury_host(id);
+    }
+    std::erase_if(hosts_, [&](const auto& entry) {
+      const bool forget = forgotten(entry.second->node()) && !engine_.knows_host(entry.first);
+      if (forget) world_.forget_host(entry.first);
+      return forget;
+    });
+    std::erase_if(invokers_, [&](const auto& entry) {
+      return forgotten(entry.second->node()) && !engine_.knows_invoker(entry.first);
+    });
+    engine_.forget_the_gone([this](HostId id) { return hosts_.contains(id); });
+  }
 
   // ---- Listeners: from the engine to everybody
 
+  Invoker* known_invoker(InvokerId id) {
+    const auto found = invokers_.find(id);
+    return found == invokers_.end() ? nullptr : found->second.get();
+  }
   void granted(InvokerId invoker, const Granted& lease) override {
-    Invoker& to = *invokers_.at(invoker);
-    world_.from_engine(to.node(), [&to, lease] { to.granted(lease); });
+    Invoker* to = known_invoker(invoker);
+    if (to == nullptr) return;
+    world_.from_engine(to->node(), about("grant", lease.lease, lease.token),
+                       [to, lease] { to->granted(lease); });
   }
   void failed(const LeaseId& waiting, const absl::Status& why) override {
-    Invoker& to = *invokers_.at(waiting.request.invoker);
-    world_.from_engine(to.node(), [&to, waiting, why] { to.failed(waiting, why); });
+    Invoker* to = known_invoker(waiting.request.invoker);
+    if (to == nullptr) return;
+    world_.from_engine(to->node(), about("failure", waiting),
+                       [to, waiting, why] { to->failed(waiting, why); });
   }
   void starts(InvokerId invoker, const std::vector<StartRequest>& starts) override {
-    Invoker* to = invoker != 0 ? invokers_.at(invoker).get() : any_invoker();
-    if (to != nullptr) world_.from_engine(to->node(), [to, starts] { to->starts(starts); });
+    const StartId& first = starts.front().id;
+    Invoker* to = invoker != 0 ? known_invoker(invoker) : any_invoker(world_.chance("carrier", first));
+    if (to == nullptr) return;
+    world_.from_engine(to->node(), about("starts", first, ++carried_[starts.front().function]),
+                       [to, starts] { to->starts(starts); });
   }
   void notice(HostId host, const HostNotice& notice) override {
-    Host& to = *hosts_.at(host);
-    world_.from_engine(to.node(), [&to, notice] { to.notice(notice); });
+    const auto found = hosts_.find(host);
+    if (found == hosts_.end()) return;
+    Host& to = *found->second;
+    world_.from_engine(to.node(), about("notice", notice.sandbox, notice.token),
+                       [&to, notice] { to.notice(notice); });
   }
 
   // ---- Surroundings: what invokers reach without the engine
 
   Host* host(HostId id) override {
-    Host* found = hosts_.at(id).get();
-    return found->node().alive ? found : nullptr;
+    const auto found = hosts_.find(id);
+    return found != hosts_.end() && found->second->node().alive ? found->second.get() : nullptr;
   }
   // At least once: where nothing mends, to every host, so that one that dies is not the only one to know.
-  void carry(const StartRequest& start) override {
+  void carry(const StartRequest& start) override { carry(start, 0); }
+  void carry(const StartRequest& start, HostId from) {
+    const std::uint64_t time = ++carried_[start.function];
     const auto send = [&](Host& to) {
-      const bool lost = mode_.request_lost > 0 && !world_.healed() && random().chance(mode_.request_lost);
-      if (lost) return;
-      world_.after(world_.latency(), &to.node(), [&to, start] { to.arrived(start); });
+      const Subject subject = about("start", start.id, to.id(), time);
+      if (world_.fault(mode_.request_lost, "lost", subject.key)) return;
+      world_.after(world_.latency(subject), &to.node(), [&to, start] { to.arrived(start); });
     };
     if (!mode_.mends) {
       for (auto& [id, host] : hosts_) {
-        if (host->node().alive && !host->draining()) send(*host);
+        if (id != from && host->node().alive && !host->draining()) send(*host);
       }
-    } else if (Host* host = any_host()) {
+    } else if (Host* host = any_host(world_.chance("placed", start.id, time))) {
       send(*host);
     }
   }
@@ -161,135 +225,239 @@ class Simulation final : public Listeners, public Surroundings {
     if (world_.healed() && found->second.probe && !status.ok()) {
       throw Violation(absl::StrCat("healed: ", to_string(request), " is answered: ", status.ToString()));
     }
+    if (status.ok()) served_[found->second.function] = world_.now();
     ++answers_[absl::StatusCodeToString(status.code())];
     open_.erase(found);
   }
 
   // ---- load
 
-  void arrivals() {
-    if (!world_.healed()) {
-      // Now and then a burst.
-      const std::uint64_t burst = random().chance(0.05) ? 4 + random().below(12) : 1;
-      for (std::uint64_t i = 0; i < burst; ++i) {
-        if (Invoker* invoker = any_invoker()) invoke(*invoker);
-      }
+  void arrivals(std::uint64_t index) {
+    if (world_.healed()) return;
+    Random random = world_.chance("arrivals", index);
+    // Now and then a burst.
+    const std::uint64_t burst = random.chance(0.05) ? 4 + random.below(12) : 1;
+    for (std::uint64_t i = 0; i < burst; ++i) arrive(++arrived_);
+    world_.after(random.exponential(mode_.arrivals), nullptr, [this, index] { arrivals(index + 1); });
+  }
+
+  void arrive(std::uint64_t number) {
+    if (!world_.happens({Choice::Kind::arrival, static_cast<std::uint32_t>(number)})) return;
+    Random random = world_.chance("call", number);
+    Invoker* invoker = any_invoker(world_.chance("taken by", number));
+    if (invoker == nullptr) return;
+    const std::string& name = any_function(random);
+    const std::int32_t priority = random.chance(0.2) ? static_cast<std::int32_t>(random.below(3)) - 1 : 0;
+    const Duration patience = random.between(100ms, kLongestCall);
+    start(*invoker, number,
+          {.function = name,
+           .priority = priority,
+           .deadline = world_.now() + patience,
+           .at_least = acknowledged_[name],
+           .may_end = nullptr},
+          false);
+    if (world_.fault(0.06, "cancel", number)) {
+      const bool running_too = random.chance(0.5);
+      world_.after(random.between(0ms, patience / 2), &invoker->node(),
+                   [invoker, number, running_too] { invoker->cancel(number, running_too); });
     }
-    world_.after(random().exponential(60ms), nullptr, [this] { arrivals(); });
   }
 
-  void invoke(Invoker& invoker) {
-    auto turn = std::next(configs_.begin(), static_cast<std::ptrdiff_t>(random().below(configs_.size())));
-    Wanted wanted{.function = turn->first,
-                  .priority = random().chance(0.2) ? static_cast<std::int32_t>(random().below(3)) - 1 : 0,
-                  .deadline = world_.now() + random().between(100ms, kLongestCall),
-                  .at_least = acknowledged_[turn->first],
-                  .may_end = nullptr};
-    start(invoker, std::move(wanted), false);
-  }
-
-  void start(Invoker& invoker, Wanted wanted, bool probe) {
+  void start(Invoker& invoker, std::uint64_t number, Wanted wanted, bool probe) {
     ++calls_;
-    const RequestId next{.invoker = invoker.id(), .sequence = ++sequences_[invoker.id()]};
-    open_[next] = {.probe = probe};
-    world_.trace(absl::StrFormat("%s arrives for %s", to_string(next), wanted.function));
-    const TimePoint deadline = wanted.deadline;
-    const RequestId id = invoker.invoke(std::move(wanted));
-    if (id != next) throw Violation("driver: request ids");
-    if (!probe && random().chance(0.05)) {
-      world_.after(random().between(0ms, (deadline - world_.now()) / 2), &invoker.node(),
-                   [&invoker, sequence = id.sequence] { invoker.cancel(sequence); });
-    }
+    const RequestId id{.invoker = invoker.id(), .sequence = number};
+    open_[id] = {.probe = probe, .function = wanted.function};
+    world_.trace(absl::StrFormat("%s arrives for %s", to_string(id), wanted.function));
+    invoker.invoke(number, std::move(wanted));
   }
 
   // ---- trouble
 
-  void trouble() {
-    if (world_.healed()) return;
-    if (mode_.engine_forgets && random().chance(0.5)) flush();
-    switch (random().below(9)) {
-      case 0:
-      case 1: define(true); break;
-      case 2: define(false); break;
-      case 3:
-        if (mode_.hosts_crash) crash_host();
-        break;
-      case 4:
-        if (mode_.invokers_crash) crash_invoker();
-        break;
-      case 5:
-        if (mode_.invokers_pause) pause_invoker();
-        break;
-      case 6:
-        if (mode_.hosts_crash) drain_host();
-        break;
-      case 7:
-        if (Invoker* invoker = any_invoker()) invoker->cancel_any();
-        break;
-      case 8: remove(); break;
-    }
-    world_.after(random().exponential(2s), nullptr, [this] { trouble(); });
+  void next_trouble(std::uint64_t number) {
+    const Duration pause = world_.chance("until trouble", number).exponential(2s);
+    world_.after(pause, nullptr, [this, number] {
+      if (world_.healed()) return;
+      next_trouble(number + 1);
+      if (world_.happens({Choice::Kind::trouble, static_cast<std::uint32_t>(number)})) trouble(number);
+    });
   }
 
-  // A redeploy, or other rules for the same version.
-  void define(bool redeploy) {
-    auto turn = std::next(configs_.begin(), static_cast<std::ptrdiff_t>(random().below(configs_.size())));
-    deploy(turn->first, some_config(turn->second.version + (redeploy ? 1 : 0)));
+  void trouble(std::uint64_t number) {
+    Random random = world_.chance("trouble", number);
+    if (mode_.engine_forgets && random.chance(0.5)) flush();
+    using Kind = void (Simulation::*)(Random&);
+    std::vector<Kind> kinds{&Simulation::redeploy, &Simulation::redeploy, &Simulation::change_rules,
+                            &Simulation::remove};
+    if (mode_.hosts_crash) kinds.push_back(&Simulation::crash_host);
+    if (mode_.hosts_crash) kinds.push_back(&Simulation::drain_host);
+    if (mode_.invokers_crash) kinds.push_back(&Simulation::crash_invoker);
+    if (mode_.invokers_pause) kinds.push_back(&Simulation::pause_invoker);
+    if (mode_.hosts_pause) kinds.push_back(&Simulation::pause_host);
+    if (mode_.nodes_cut_off) kinds.push_back(&Simulation::cut_host);
+    if (mode_.nodes_cut_off) kinds.push_back(&Simulation::cut_invoker);
+    if (mode_.crash_loops) kinds.push_back(&Simulation::crash_loop);
+    if (mode_.start_bursts) kinds.push_back(&Simulation::starve);
+    if (mode_.massacres) kinds.push_back(&Simulation::massacre);
+    (this->*kinds[random.below(kinds.size())])(random);
+  }
+
+  // Other code, or other rules for the same.
+  void redeploy(Random& random) {
+    const std::string& name = any_function(random);
+    deploy(name, some_config(random, configs_.at(name).version + 1));
+  }
+  void change_rules(Random& random) {
+    const std::string& name = any_function(random);
+    deploy(name, some_config(random, configs_.at(name).version));
   }
 
   void deploy(const std::string& name, const FunctionConfig& config) {
     configs_[name] = config;
     world_.ask<absl::Status>(
-        deployer_, [this, name, config] { return engine_.define(name, config); },
+        deployer_, about("define", name, config.version, ++deployed_),
+        [this, name, config] { return engine_.define(name, config); },
         [this, name, version = config.version](const absl::Status& status) {
           if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], version);
         });
   }
 
   // It ends, and comes back some time later, as something new.
-  void remove() {
-    auto turn = std::next(configs_.begin(), static_cast<std::ptrdiff_t>(random().below(configs_.size())));
-    const std::string name = turn->first;
-    const Version up_to = turn->second.version;
+  void remove(Random& random) {
+    const std::string name = any_function(random);
     if (removed_.contains(name)) return;
+    const Duration away = random.exponential(1s);
+    end(name);
+    world_.after(away, nullptr, [this, name] { bring_back(name); });
+  }
+  void end(const std::string& name) {
+    const Version up_to = configs_.at(name).version;
     world_.trace(absl::StrFormat("%s is removed", name));
     removed_.insert(name);
     world_.ask<absl::Status>(
-        deployer_, [this, name, up_to] { return engine_.remove(name, up_to); },
+        deployer_, about("remove", name, up_to), [this, name, up_to] { return engine_.remove(name, up_to); },
         [this, name, up_to](const absl::Status& status) {
           // No call that comes from now on runs what ended.
           if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], up_to + 1);
         });
-    world_.after(random().exponential(1s), nullptr, [this, name] { bring_back(name); });
   }
   void bring_back(const std::string& name) {
-    if (removed_.erase(name) > 0) deploy(name, some_config(configs_[name].version + 1));
+    if (removed_.erase(name) == 0) return;
+    const Version version = configs_.at(name).version + 1;
+    Random random = world_.chance("brought back", name, version);
+    deploy(name, some_config(random, version));
   }
 
   // Everybody who is connected learns of it at once.
   void flush() {
     engine_.forget_everything(configs_, removed_);
     for (auto& [id, host] : hosts_) {
-      world_.after(world_.latency(), &host->node(), [&to = *host] { to.announce(); });
+      const Subject subject = about("reconnect", id, world_.elapsed().count());
+      world_.after(world_.latency(subject), &host->node(), [&to = *host] { to.announce(); });
     }
   }
 
-  void crash_host() {
-    Host* host = any_host();
+  void crash_host(Random& random) {
+    Host* host = any_host(random);
     if (host == nullptr) return;
     world_.trace(host->node().name + " loses power");
     host->crash();
     bury_host(host->id());
-    world_.after(random().between(500ms, 4s), nullptr, [this] { add_host(); });
+    another_host(random);
   }
+  void another_host(Random& random) {
+    world_.after(random.between(500ms, 4s), nullptr, [this] { add_host(); });
+  }
+  void another_invoker(Random& random) {
+    world_.after(random.between(500ms, 4s), nullptr, [this] { add_invoker(); });
+  }
+
+  // A host stands still. It was taken for dead meanwhile if that took too long, and knows it when it goes on.
+  void pause_host(Random& random) {
+    Host* host = any_host(random);
+    if (host == nullptr || host->node().disturbed > world_.now()) return;
+    const Duration pause = random.between(200ms, 5s);
+    world_.trace(host->node().name + " is paused");
+    host->node().paused = true;
+    host->node().disturbed = world_.now() + pause;
+    world_.after(pause, nullptr, [this, host, pause] {
+      world_.trace(host->node().name + " resumes");
+      if (pause >= kFence) host->fence();
+      world_.resume(host->node());
+    });
+    if (pause < kFence) return;
+    bury_host(host->id());
+    another_host(random);
+  }
+
+  void cut_host(Random& random) {
+    Host* host = any_host(random);
+    if (host == nullptr || host->node().disturbed > world_.now()) return;
+    const Duration takes = cut(random, host->node());
+    if (takes < kFence) return;
+    world_.after(kFence, nullptr, [host] {
+      if (host->node().alive) host->fence();
+    });
+    bury_host(host->id());
+    another_host(random);
+  }
+  void cut_invoker(Random& random) {
+    Invoker* invoker = any_invoker(random);
+    if (invoker == nullptr || invoker->node().disturbed > world_.now()) return;
+    if (cut(random, invoker->node()) <= 2 * kHeartbeat) return;
+    world_.after(2 * kHeartbeat, &observer_, [this, id = invoker->id()] { purge(id, world_.now()); });
+  }
+  Duration cut(Random& random, Node& node) {
+    const std::uint64_t which = random.below(3);
+    const bool unheard = which != 1;
+    const bool deaf = which != 0;
+    const Duration takes = random.between(100ms, 5s);
+    world_.trace(absl::StrCat(node.name, " is cut off: ", unheard ? "unheard " : "", deaf ? "deaf" : ""));
+    world_.cut(node, unheard, deaf);
+    node.disturbed = world_.now() + takes;
+    world_.after(takes, nullptr, [this, &node] {
+      world_.trace(node.name + " is connected again");
+      world_.mend(node);
+    });
+    return takes;
+  }
+
+  // Every start of this code fails, until it has been mended, or was replaced.
+  void crash_loop(Random& random) {
+    const std::string& name = any_function(random);
+    const Duration takes = random.between(500ms, 8s);
+    world_.trace(absl::StrFormat("%s v%d crashes at every start", name, configs_.at(name).version));
+    world_.curse(name, configs_.at(name).version, world_.now() + takes);
+  }
+  // As when its host is out of descriptors.
+  void starve(Random& random) {
+    Host* host = any_host(random);
+    if (host == nullptr) return;
+    world_.trace(host->node().name + " can start nothing");
+    world_.starve(host->id(), world_.now() + random.between(100ms, 2s));
+  }
+  // Those of one function die together: all, two of them, or all that are idle.
+  void massacre(Random& random) {
+    const std::string& name = any_function(random);
+    const std::uint64_t which = random.below(3);
+    std::vector<SandboxId> victims;
+    for (const auto& [id, process] : world_.processes()) {
+      if (process.function != name || (which == 2 && process.running)) continue;
+      if (which != 1 || victims.size() < 2) victims.push_back(id);
+    }
+    for (const SandboxId& id : victims) {
+      if (Host* of = host(id.host)) of->kill(id);
+    }
+  }
+
   // The observer says so once it is sure, and again while anything of it is known: a message of the dead
   // may still be on its way.
   void bury_host(HostId id) {
     world_.after(2 * kHeartbeat, &observer_, [this, id] { take_over(id, world_.now() + 15s); });
   }
   void take_over(HostId id, TimePoint until) {
+    world_.write_off(id);
     world_.ask<bool>(
-        observer_,
+        observer_, about("take_over", id, world_.elapsed().count()),
         [this, id] {
           engine_.take_over(id);
           return true;
@@ -300,32 +468,32 @@ class Simulation final : public Listeners, public Surroundings {
     }
   }
 
-  void drain_host() {
-    Host* host = any_host();
+  void drain_host(Random& random) {
+    Host* host = any_host(random);
     if (host == nullptr) return;
     world_.trace(host->node().name + " drains");
     host->drain();
-    world_.after(random().between(500ms, 4s), nullptr, [this] { add_host(); });
+    another_host(random);
   }
 
-  void crash_invoker() {
-    Invoker* invoker = any_invoker();
+  void crash_invoker(Random& random) {
+    Invoker* invoker = any_invoker(random);
     if (invoker == nullptr) return;
     world_.trace(invoker->node().name + " is killed");
     invoker->crash();
     // Its callers died with it.
     std::erase_if(open_, [&](const auto& entry) { return entry.first.invoker == invoker->id(); });
     for (auto& [id, host] : hosts_) {
-      if (host->node().alive) host->invoker_lost(invoker->id());
+      if (host->node().alive && !host->node().paused) host->invoker_lost(invoker->id());
     }
     world_.after(2 * kHeartbeat, &observer_, [this, id = invoker->id()] { purge(id, world_.now() + 15s); });
-    world_.after(random().between(500ms, 4s), nullptr, [this] { add_invoker(); });
+    another_invoker(random);
   }
   void purge(InvokerId id, TimePoint until) {
-    const Node& node = invokers_.at(id)->node();
-    if (node.alive && !node.paused) return;  // its heart beats again
+    const Invoker* invoker = known_invoker(id);
+    if (invoker == nullptr || const_cast<Invoker*>(invoker)->node().beats()) return;
     world_.ask<bool>(
-        observer_,
+        observer_, about("purge", id, world_.elapsed().count()),
         [this, id] {
           engine_.purge(id);
           return true;
@@ -336,12 +504,13 @@ class Simulation final : public Listeners, public Surroundings {
     }
   }
 
-  void pause_invoker() {
-    Invoker* invoker = any_invoker();
-    if (invoker == nullptr) return;
+  void pause_invoker(Random& random) {
+    Invoker* invoker = any_invoker(random);
+    if (invoker == nullptr || invoker->node().disturbed > world_.now()) return;
     world_.trace(invoker->node().name + " is paused");
     invoker->node().paused = true;
-    const Duration pause = random().between(200ms, 6s);
+    const Duration pause = random.between(200ms, 6s);
+    invoker->node().disturbed = world_.now() + pause;
     world_.after(pause, nullptr, [this, invoker] {
       world_.trace(invoker->node().name + " resumes");
       world_.resume(invoker->node());
@@ -360,7 +529,7 @@ class Simulation final : public Listeners, public Surroundings {
       const FunctionQueue& queue = engine_.queue(process.function);
       // What was admitted before a flush is what the excess may be.
       if (process.start.nonce != engine_.nonce(process.function)) continue;
-      if (queue.find(id) == nullptr) ++unregistered_[process.function];
+      if (queue.find(id) == nullptr && !world_.written_off(id.host)) ++unregistered_[process.function];
     }
     for (const auto& [name, count] : unregistered_) {
       const QueueStats stats = engine_.queue(name).stats();
@@ -374,21 +543,22 @@ class Simulation final : public Listeners, public Surroundings {
 
   void audit() {
     for (const auto& [id, host] : hosts_) {
-      if (host->node().alive) host->audit();
+      const Node& node = host->node();
+      if (node.alive && !node.paused) host->audit();
     }
     // I2: nothing stays in between for longer than two heartbeats and an announcement, a running call, and
     // what the network needs to repeat itself.
-    const Duration bound =
-        2 * kHeartbeat + kAnnouncePeriod + kLongestCall + 3s + (mode_.request_lost > 0 ? 8s : 0s);
+    const Duration bound = 2 * kHeartbeat + kAnnouncePeriod + kLongestCall + 3s + (mode_.loses() ? 8s : 0s) +
+                           (mode_.suspects() ? 6s : 0s);
     std::map<SandboxId, Between> now;
     for (const std::string& name : engine_.names()) {
       for (const auto* record : engine_.queue(name).records()) {
         const SandboxId id = record->sandbox.id;
         bool between = record->state == SandboxState::disputed || record->state == SandboxState::retiring;
         if (record->state == SandboxState::leased && !world_.healed()) {
-          const Invoker& invoker = *invokers_.at(record->lease.request.invoker);
-          const Node& node = const_cast<Invoker&>(invoker).node();
-          between = !node.alive || (!node.paused && !invoker.minds(record->lease, record->token));
+          Invoker* invoker = known_invoker(record->lease.request.invoker);
+          between = invoker == nullptr || !invoker->node().alive ||
+                    (!invoker->node().paused && !invoker->minds(record->lease, record->token));
         }
         if (!between) continue;
         const Between entry{record->state, record->token, world_.now()};
@@ -404,7 +574,27 @@ class Simulation final : public Listeners, public Surroundings {
       }
     }
     between_ = std::move(now);
-    world_.after(0ms, nullptr, [] {});
+    // A host that was counted gone may stand still; once it moves nothing is left on it.
+    for (const auto& [id, process] : world_.processes()) {
+      const Host* of = host(id.host);
+      if (of == nullptr || !world_.written_off(id.host)) continue;
+      const Node& node = const_cast<Host*>(of)->node();
+      if (!node.paused && node.disturbed + 1s < world_.now()) {
+        throw Violation(absl::StrCat("I6: ", to_string(id), " lives on a host that counts as gone"));
+      }
+    }
+    if (mode_.ample_hosts && !world_.healed()) audit_progress();
+  }
+
+  // Under overload every function gets on.
+  void audit_progress() {
+    for (const std::string& name : engine_.names()) {
+      TimePoint& last = served_.try_emplace(name, world_.now()).first->second;
+      if (removed_.contains(name) || engine_.queue(name).stats().waiters == 0) last = world_.now();
+      if (last + 10s < world_.now()) {
+        throw Violation(absl::StrCat("fairness: calls wait for ", name, ", and none was served for 10 s"));
+      }
+    }
   }
 
   // ---- the end: nothing fails any more, and all must be well again
@@ -418,13 +608,14 @@ class Simulation final : public Listeners, public Surroundings {
   void heal() {
     world_.trace("---- nothing fails any more");
     world_.heal();
+    healed_at_ = world_.elapsed();
     for (const std::string& name : engine_.names()) bring_back(name);
     // Messages of the past arrive, the dead are buried, the paused resume, calls end.
     run_for(25s);
     for (const auto& [id, open] : open_)
       throw Violation(absl::StrCat("I3: ", to_string(id), " was never answered"));
-    while (any_host() == nullptr) add_host();
-    while (any_invoker() == nullptr) add_invoker();
+    while (any_host(world_.chance("any")) == nullptr) add_host();
+    while (any_invoker(world_.chance("any")) == nullptr) add_invoker();
     check_provisioned();
     for (const std::string& name : engine_.names()) probe(name);
     run_for(12s);
@@ -444,6 +635,21 @@ class Simulation final : public Listeners, public Surroundings {
     }
     if (idle != processes)
       throw Violation(absl::StrFormat("I2: at rest %d are idle and %d exist", idle, processes));
+
+    // What ends leaves nothing.
+    for (const std::string& name : engine_.names()) end(name);
+    run_for(2s);
+    for (const std::string& name : engine_.names()) {
+      const QueueStats stats = engine_.queue(name).stats();
+      if (stats.live() + stats.starts_in_flight + stats.waiters != 0 || !engine_.queue(name).vacant()) {
+        throw Violation(absl::StrFormat("I2: removed, %s still has %d live, %d starting, %d waiters", name,
+                                        stats.live(), stats.starts_in_flight, stats.waiters));
+      }
+    }
+    if (!world_.processes().empty()) {
+      throw Violation(absl::StrFormat("I2: every function was removed, and %d processes are left",
+                                      world_.processes().size()));
+    }
   }
 
   // What is to be kept is there, where the hosts have room for all of it.
@@ -502,7 +708,7 @@ class Simulation final : public Listeners, public Surroundings {
       return full_.contains(name);
     };
     for (std::uint64_t i = 0; i < many; ++i) {
-      start(*any_invoker(),
+      start(*any_invoker(world_.chance("probe", name, i)), kFirstProbe + ++probes_,
             {.function = name,
              .priority = 0,
              .deadline = world_.now() + 30s,
@@ -516,6 +722,7 @@ class Simulation final : public Listeners, public Surroundings {
 
   struct Open {
     bool probe = false;
+    std::string function;
   };
   struct Between {
     SandboxState state;
@@ -524,6 +731,7 @@ class Simulation final : public Listeners, public Surroundings {
   };
 
   const Mode& mode_;
+  const Run& run_;
   World world_;
   Engine engine_;
   Node observer_;
@@ -535,7 +743,12 @@ class Simulation final : public Listeners, public Surroundings {
   std::map<std::string, FunctionConfig> configs_;
   std::map<std::string, Version> acknowledged_;
   std::set<std::string> removed_;
-  std::map<InvokerId, std::uint64_t> sequences_;
+  std::map<std::string, std::uint64_t> carried_;  // starts, by function
+  std::uint64_t arrived_ = 0;
+  std::uint64_t probes_ = 0;
+  std::uint64_t deployed_ = 0;
+  Duration healed_at_{};
+  std::map<std::string, TimePoint> served_;
   std::map<RequestId, Open> open_;
   std::map<SandboxId, Between> between_;
   std::map<std::string, std::uint64_t> unregistered_;
@@ -546,12 +759,12 @@ class Simulation final : public Listeners, public Surroundings {
 
 }  // namespace
 
-Report simulate(const Mode& mode, std::uint64_t seed, std::uint64_t steps, bool verbose) {
+Report simulate(const Mode& mode, std::uint64_t seed, const Run& run) {
   Report report;
   std::optional<Simulation> simulation;
   try {
-    simulation.emplace(mode, seed, verbose);
-    simulation->run(steps);
+    simulation.emplace(mode, seed, run);
+    simulation->run();
   } catch (const Violation& violation) {
     report.violation = violation.what();
     if (!simulation) return report;  // the first definition already broke a rule

@@ -25,10 +25,15 @@ struct Report {
   std::uint64_t fingerprint = 0;                 // of the whole story
   // Empty: every invariant held.
   std::string violation;
-  std::deque<std::string> story;  // the last lines
+  std::deque<std::string> story;  // the last lines; all of them if recorded
+  std::uint64_t lines = 0;
+  std::vector<Choice> happened;  // if recorded
+  Duration ended_at{};           // of what was wanted to go wrong; then it heals
+  bool healed = false;
+  std::string subject;  // the function that the last step was about
 };
 
-Report simulate(const Mode& mode, std::uint64_t seed, std::uint64_t steps, bool verbose = false);
+Report simulate(const Mode& mode, std::uint64_t seed, const Run& run);
 // For people: what happened, and how to see it again.
 std::string describe(const Mode& mode, std::uint64_t seed, std::uint64_t steps, const Report& report);
 

@@ -13,14 +13,15 @@ void World::at(TimePoint when, Node* node, std::function<void()> what) {
   events_.push({when, sequence_++, node, std::move(what)});
 }
 
-void World::every(Duration period, Node* node, std::function<void()> what) {
+void World::every(Duration period, Node* node, std::string_view name, std::function<void()> what) {
   auto tick = std::make_shared<std::function<void()>>();
   // The tick holds itself only weakly; the events hold it.
   *tick = [this, period, node, what = std::move(what), weak = std::weak_ptr(tick)] {
     what();
     after(period, node, [tick = weak.lock()] { (*tick)(); });
   };
-  after(random.between(0ms, period), node, [tick] { (*tick)(); });
+  const Duration phase = chance("phase", name, node != nullptr ? node->name : "").between(0ms, period);
+  after(phase, node, [tick] { (*tick)(); });
 }
 
 bool World::step(TimePoint until) {
@@ -49,35 +50,80 @@ void World::resume(Node& node) {
   }
 }
 
+void World::die(Node& node) {
+  node.alive = false;
+  node.died = now_;
+  node.backlog.clear();
+  node.unsent.clear();
+  node.unread.clear();
+}
+
+// ---- choices
+
+bool World::happens(const Choice& choice) {
+  if (!run_.selection.allows(choice)) return false;
+  if (run_.record) happened_.push_back(choice);
+  return true;
+}
+
 // ---- network
 
-Duration World::latency() {
+Duration World::latency(const Subject& subject) const {
   if (mode_.no_latency) return 0ns;
+  Random random = chance("latency", subject.key);
   return random.chance(0.02) ? random.between(5ms, 60ms) : random.between(50us, 3ms);
 }
 
-void World::carry(double lost, TimePoint& last, Node* to, const std::function<void()>& what) {
+void World::carry(double lost, bool arrives, TimePoint& last, Node* to, const Subject& subject,
+                  const std::function<void()>& what) {
   const bool faulty = mode_.request_lost > 0 && !healed_;
   if (!faulty) {
     // In order, as over one connection; also when the faults have just ended.
-    last = std::max(last, now_ + latency());
+    last = std::max(last, now_ + latency(subject));
     at(last, to, what);
     return;
   }
-  if (!random.chance(lost)) at(now_ + latency(), to, what);
-  if (random.chance(mode_.duplicated)) {
-    const Duration late = random.chance(mode_.duplicate_late) ? random.between(100ms, 10s) : latency();
-    at(now_ + late, to, what);
+  if (fault(lost, "lost", subject.key, arrives)) {
+    trace(absl::StrCat("   lost: ", std::string(subject.verb), arrives ? "" : ", its answer"));
+  } else {
+    at(now_ + latency(subject), to, what);
+  }
+  if (fault(mode_.duplicated, "doubled", subject.key, arrives)) {
+    Random random = chance("late", subject.key, arrives);
+    const bool late = random.chance(mode_.duplicate_late);
+    at(now_ + (late ? random.between(100ms, 10s) : random.between(50us, 3ms)), to, what);
   }
 }
 
 // What has left its node arrives even if the node is dead by then.
-void World::to_engine(Node& from, std::function<void()> what) {
-  carry(mode_.request_lost, from.last_arrival, nullptr, what);
+void World::to_engine(Node& from, const Subject& subject, std::function<void()> what) {
+  if (from.unheard) {
+    if (!mode_.cuts_lose) from.unsent.push_back(std::move(what));
+    return;
+  }
+  carry(mode_.request_lost, true, from.last_arrival, nullptr, subject, what);
 }
 
-void World::from_engine(Node& to, std::function<void()> what) {
-  carry(mode_.reply_lost, to.last_delivery, &to, what);
+void World::from_engine(Node& to, const Subject& subject, std::function<void()> what) {
+  if (to.deaf) {
+    if (!mode_.cuts_lose) to.unread.push_back(std::move(what));
+    return;
+  }
+  carry(mode_.reply_lost, false, to.last_delivery, &to, subject, what);
+}
+
+void World::cut(Node& node, bool unheard, bool deaf) {
+  node.unheard = unheard;
+  node.deaf = deaf;
+}
+
+void World::mend(Node& node) {
+  node.unheard = node.deaf = false;
+  const auto pass_on = [this](std::deque<Node::What>& held, TimePoint& last, Node* to) {
+    for (; !held.empty(); held.pop_front()) at(last = std::max(last, now_), to, std::move(held.front()));
+  };
+  pass_on(node.unsent, node.last_arrival, nullptr);
+  pass_on(node.unread, node.last_delivery, &node);
 }
 
 // ---- processes
@@ -112,12 +158,22 @@ void World::body_begins(const SandboxId& id, const RequestId& request, Version a
     throw Violation(
         absl::StrCat("I9: ", to_string(request), " was sent to ", to_string(id), ", frozen, without a thaw"));
   }
+  if (written_off_.contains(id.host)) {
+    throw Violation(absl::StrCat("I6: ", to_string(request), " begins on ", to_string(id),
+                                 ", whose host counts as gone"));
+  }
   if (process.version < at_least) {
     throw Violation(
         absl::StrFormat("I8: %s came after version %d was acknowledged, and runs version %d on %s",
                         to_string(request), at_least, process.version, to_string(id)));
   }
-  if (++executed_[request] > 1) {
+  const std::uint64_t key = name_of("request", request);
+  for (; !executed_at_.empty() && executed_at_.front().first + kForgotten < now_; executed_at_.pop_front()) {
+    executed_.erase(executed_at_.front().second);
+  }
+  executed_at_.emplace_back(now_, key);
+  ++executions_;
+  if (++executed_[key] > 1) {
     throw Violation(absl::StrCat("I1: ", to_string(request), " runs a second time, on ", to_string(id)));
   }
   process.running = true;
@@ -149,16 +205,36 @@ void World::reaped(const SandboxId& id) {
   processes_.erase(id);
 }
 
+// ---- starts that fail
+
+void World::curse(const std::string& function, Version version, TimePoint until) {
+  cursed_[function] = {version, until};
+}
+
+bool World::start_fails(const StartRequest& start, HostId host) const {
+  if (healed_) return false;
+  const auto cursed = cursed_.find(start.function);
+  if (cursed != cursed_.end() && cursed->second.first == start.version && now_ < cursed->second.second) {
+    return true;
+  }
+  const auto starving = starving_.find(host);
+  return starving != starving_.end() && now_ < starving->second;
+}
+
+void World::forget_host(HostId host) {
+  starving_.erase(host);
+  written_off_.erase(host);
+}
+
 // ---- the story
 
 void World::trace(std::string line) {
-  std::string stamped = absl::StrFormat(
-      "%12.6f %s", std::chrono::duration<double>(now_.time_since_epoch() - std::chrono::hours(1)).count(),
-      line);
+  std::string stamped = absl::StrFormat("%12.6f %s", std::chrono::duration<double>(elapsed()).count(), line);
   for (const char c : stamped) fingerprint_ = (fingerprint_ ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  if (verbose_) std::printf("%s\n", stamped.c_str());
+  if (run_.verbose) std::printf("%s\n", stamped.c_str());
+  ++lines_;
   story_.push_back(std::move(stamped));
-  if (story_.size() > 60) story_.pop_front();
+  if (!run_.record && story_.size() > 60) story_.pop_front();
 }
 
 }  // namespace faaskit::simulation
