@@ -1,8 +1,8 @@
 // If these failed: function code would see, hold or be something of the host, or of another sandbox.
 #include "stage.h"
 
-#include <sys/resource.h>
 #include <arpa/inet.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 
