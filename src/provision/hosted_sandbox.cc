@@ -327,6 +327,7 @@ void HostedSandbox::on_call_end(CallResult result) {
     // All it wrote before its answer is in the pipe by now.
     read_output(kOutputPerTurn);
     const TimePoint now = context_->now();
+    if (!refused_by_limit && reply.reply.function_status.ok()) note_run();
     if (!refused_by_limit && (machine_.worn_out() || machine_.aged_out(now))) {
       answer(std::move(reply));  // not clean: its lease ends as retired
       return machine_.worn_out() ? retire_used(absl::StrFormat("it has served %d calls; max_uses is %d",
@@ -342,6 +343,20 @@ void HostedSandbox::on_call_end(CallResult result) {
   } else {
     answer(std::move(reply));  // it answered, and died
   }
+}
+
+void HostedSandbox::note_run() {
+  const std::optional<LazyInit::Finding> lazy =
+      function_->lazy_init.note(machine_.uses(), running_->ended - running_->begun);
+  if (!lazy) return;
+  const auto in_ms = [](std::chrono::nanoseconds time) {
+    return std::chrono::duration<double, std::milli>(time).count();
+  };
+  context_->emit(
+      Severity::warning, "function.lazy_init", function_->spec.name,
+      absl::StrFormat("version %d: a sandbox's first call takes %.1f ms, a later one %.1f ms: "
+                      "initialise while the code is loaded, or give the function a warm_up payload",
+                      sandbox().version, in_ms(lazy->first), in_ms(lazy->steady)));
 }
 
 void HostedSandbox::answer_death() {
@@ -367,8 +382,11 @@ void HostedSandbox::answer(HostReply reply) {
   reply.log_tail = std::exchange(log_tail_, {});
   log_bytes_ = 0;
   if (running.ended == TimePoint{}) running.ended = context_->now();
+  uses_.store(machine_.uses(), std::memory_order_relaxed);
+  if (!reply.never_began) reply.use = machine_.uses();
   reply.run_time = running.ended - running.begun;
   reply.thawed = running.thawed;
+  if (!reply.never_began) reply.use = machine_.uses();
   reply.phases = running.phases;
   reply.phases.set(Phase::run, reply.run_time);
   if (context_->options.measure_memory && seat_ && !reply.never_began) {

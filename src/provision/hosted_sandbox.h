@@ -13,12 +13,19 @@
 
 #include "faaskit/provision/local_host.h"
 #include "faaskit/provision/sandbox_machine.h"
+#include "provision/lazy_init.h"
 #include "provision/seat_pool.h"
 #include "provision/shard_timers.h"
 
 namespace faaskit {
 
 class HostedSandbox;
+
+// A function version, with what its sandboxes learn of it.
+struct HostedVersion : HostedFunction {
+  explicit HostedVersion(HostedFunction function) : HostedFunction(std::move(function)) {}
+  mutable LazyInit lazy_init;
+};
 
 // A shard, as its sandboxes see it.
 struct Shard {
@@ -62,7 +69,7 @@ struct NewSandbox {
 class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
  public:
   HostedSandbox(std::shared_ptr<HostContext> context, Shard& shard,
-                std::shared_ptr<const HostedFunction> function, const Sandbox& sandbox, StartId start,
+                std::shared_ptr<const HostedVersion> function, const Sandbox& sandbox, StartId start,
                 double jitter)
       : context_(std::move(context)),
         shard_(shard),
@@ -138,6 +145,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void answer_unbegun(const absl::Status& why);
   void begin_call(ChannelCall call);
   void on_call_end(CallResult result);
+  void note_run();
   void on_channel_closed(absl::Status why);
   void on_exit();
   void answer(HostReply reply);
@@ -172,7 +180,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
 
   const std::shared_ptr<HostContext> context_;
   Shard& shard_;
-  const std::shared_ptr<const HostedFunction> function_;
+  const std::shared_ptr<const HostedVersion> function_;
   const TimePoint claimed_at_;
   SandboxMachine machine_;
   ArmedAlarms alarms_ = kNoAlarms;

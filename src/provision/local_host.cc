@@ -103,7 +103,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
         return absl::AbortedError(absl::StrFormat("deploy %s version %d: version %d is current", name,
                                                   version, current->spec.version));
       }
-      current = std::make_shared<const HostedFunction>(std::move(function));
+      current = std::make_shared<const HostedVersion>(std::move(function));
     }
     if (version > 0) {
       asio::post(control(), [self = shared_from_this(), name, version] {
@@ -330,13 +330,13 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     if (stopping_) return;
     const TimePoint now = this->now();
     for (StartRequest& start : starts) {
-      const std::shared_ptr<const HostedFunction> function = find_function(start.function);
+      const std::shared_ptr<const HostedVersion> function = find_function(start.function);
       starts_.arrived(std::move(start), now, function ? function->spec.limits.memory_bytes : 0);
     }
     pump();
   }
 
-  std::shared_ptr<const HostedFunction> find_function(std::string_view name) const {
+  std::shared_ptr<const HostedVersion> find_function(std::string_view name) const {
     MutexLock lock(mutex_);
     auto known = functions_.find(name);
     return known == functions_.end() ? nullptr : known->second;
@@ -379,8 +379,8 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   }
 
   // nullptr: it is not made here. Unclaimed, it is sent again if it is wanted.
-  std::shared_ptr<const HostedFunction> to_make(const StartRequest& start, std::uint64_t bytes) {
-    std::shared_ptr<const HostedFunction> function = find_function(start.function);
+  std::shared_ptr<const HostedVersion> to_make(const StartRequest& start, std::uint64_t bytes) {
+    std::shared_ptr<const HostedVersion> function = find_function(start.function);
     // An older version is not wanted any more once the queue has heard of the redeploy; what this host was
     // never told of, somebody must be told of.
     if ((!function && !was_removed(start)) || (function && function->spec.version < start.version))
@@ -399,7 +399,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
       Claimed claimed = std::move(claimed_.extract(next.start.id).mapped());
       return create(std::move(next.start), std::move(claimed.function), claimed.id, next.arrived);
     }
-    std::shared_ptr<const HostedFunction> function = to_make(next.start, next.bytes);
+    std::shared_ptr<const HostedVersion> function = to_make(next.start, next.bytes);
     if (!function) return starts_.dropped(next.start.id);
     const SandboxId id{.host = id_, .number = ++last_number_};
     claim({.start = std::move(next.start),
@@ -426,7 +426,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
 
   struct Claim {
     StartRequest start;
-    std::shared_ptr<const HostedFunction> function;
+    std::shared_ptr<const HostedVersion> function;
     SandboxId id;
     TimePoint arrived;
     bool needs_room;
@@ -481,7 +481,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     }
   }
 
-  void create(StartRequest start, std::shared_ptr<const HostedFunction> function, SandboxId id,
+  void create(StartRequest start, std::shared_ptr<const HostedVersion> function, SandboxId id,
               TimePoint arrived) {
     HostShard& shard = *shards_[next_shard_++ % shards_.size()];
     const Sandbox descriptor{.id = id, .version = start.version, .home_shard = shard.index};
@@ -553,7 +553,7 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
     const SandboxPtr victim = least_recently_used(next);
     if (!victim) return starts_.nothing_to_evict(next.start.function);
     if (next.claimed) return evict(victim, next.start);
-    std::shared_ptr<const HostedFunction> function = to_make(next.start, next.bytes);
+    std::shared_ptr<const HostedVersion> function = to_make(next.start, next.bytes);
     if (!function) return starts_.not_claimed(next.start);
     starts_.claiming(next.start);
     const SandboxId id{.host = id_, .number = ++last_number_};
@@ -773,13 +773,13 @@ class Host final : public HostContext, public std::enable_shared_from_this<Host>
   std::atomic<bool> stopping_{false};
   std::atomic<bool> stopped_{false};
   mutable Mutex mutex_;
-  std::map<std::string, std::shared_ptr<const HostedFunction>, std::less<>> functions_
+  std::map<std::string, std::shared_ptr<const HostedVersion>, std::less<>> functions_
       FAASKIT_GUARDED_BY(mutex_);
   std::deque<std::pair<std::string, Version>> removed_ FAASKIT_GUARDED_BY(mutex_);  // the last few
   absl::flat_hash_map<std::uint64_t, SandboxPtr> registry_ FAASKIT_GUARDED_BY(mutex_);
 
   struct Claimed {
-    std::shared_ptr<const HostedFunction> function;
+    std::shared_ptr<const HostedVersion> function;
     SandboxId id;
   };
 
