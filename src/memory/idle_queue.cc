@@ -1,7 +1,6 @@
 #include "faaskit/memory/idle_queue.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <map>
 #include <mutex>
@@ -10,22 +9,21 @@
 #include <utility>
 
 #include <absl/container/btree_map.h>
-#include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 #include <absl/container/flat_hash_set.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
 #include <boost/asio/associated_cancellation_slot.hpp>
-#include <boost/asio/strand.hpp>
 
 #include "faaskit/core/function_queue.h"
+#include "memory/timetable.h"
+#include "memory/watches.h"
 #include "support/mutex.h"
 
 namespace faaskit::memory {
 namespace {
 
 class Core;
-struct Function;
 
 struct Waiter final : FunctionQueue::Waiter {
   Waiter(Handler<absl::StatusOr<Lease>> handler, asio::any_io_executor executor)
@@ -34,6 +32,8 @@ struct Waiter final : FunctionQueue::Waiter {
   asio::any_io_executor home;
   TimePoint deadline;
 };
+
+}  // namespace
 
 // One function: its mutex guards all of it. Lives until its core is gone and its last lease is settled.
 struct alignas(64) Function final : LeaseOwner {
@@ -58,6 +58,8 @@ struct alignas(64) Function final : LeaseOwner {
   bool vacant FAASKIT_GUARDED_BY(mutex) = false;  // and so counted by its core
   const asio::any_io_executor fallback;
 };
+
+namespace {
 
 Lease make_lease(Function& function, FunctionQueue::Record& record) FAASKIT_REQUIRES(function.mutex) {
   function.queue.pin(record);
@@ -84,71 +86,17 @@ struct Deferred {
   TimePoint event = kNever;
 };
 
-template <class Item>
-class WatchState {
- public:
-  using Callback = absl::AnyInvocable<void(std::vector<Item>)>;
-  WatchState(asio::any_io_executor executor, Callback callback)
-      : strand_(asio::make_strand(std::move(executor))), callback_(std::move(callback)) {}
-
-  static void tell(std::shared_ptr<WatchState> self, std::vector<Item> items) {
-    auto strand = self->strand_;
-    asio::post(strand, [self = std::move(self), items = std::move(items)]() mutable {
-      if (self->alive_.load(std::memory_order_acquire)) self->callback_(std::move(items));
-    });
-  }
-  void end() { alive_.store(false, std::memory_order_release); }
-
- private:
-  asio::strand<asio::any_io_executor> strand_;
-  Callback callback_;
-  std::atomic<bool> alive_{true};
-};
-
-// The watches of one kind, by whom they are for.
-template <class Item>
-class Watchers {
- public:
-  using State = WatchState<Item>;
-
-  std::shared_ptr<State> add(std::uint64_t whom, asio::any_io_executor executor,
-                             typename State::Callback callback) {
-    auto state = std::make_shared<State>(std::move(executor), std::move(callback));
-    MutexLock lock(mutex_);
-    states_.emplace(whom, state);
-    return state;
-  }
-  void remove(std::uint64_t whom, const std::shared_ptr<State>& state) {
-    MutexLock lock(mutex_);
-    auto [first, last] = states_.equal_range(whom);
-    for (auto it = first; it != last; ++it) {
-      if (it->second == state) {
-        states_.erase(it);
-        return;
-      }
-    }
-  }
-  // The watch for `whom`; with `or_any`, any other if there is none.
-  std::shared_ptr<State> find(std::uint64_t whom, bool or_any) const {
-    MutexLock lock(mutex_);
-    auto it = states_.find(whom);
-    if (it == states_.end() && or_any) it = states_.begin();
-    return it == states_.end() ? nullptr : it->second;
-  }
-
- private:
-  mutable Mutex mutex_;
-  std::multimap<std::uint64_t, std::shared_ptr<State>> states_ FAASKIT_GUARDED_BY(mutex_);
-};
-
 class Core final : public std::enable_shared_from_this<Core> {
  public:
   Core(asio::any_io_executor executor, IdleQueueOptions options)
-      : executor_(std::move(executor)), options_(std::move(options)), random_(options_.seed) {
-    for (Lane& lane : lanes_) {
-      lane.strand = asio::any_io_executor(asio::make_strand(executor_));
-      lane.timer = options_.clock->make_timer(lane.strand);
-    }
+      : executor_(std::move(executor)), options_(std::move(options)), random_(options_.seed) {}
+
+  // Once, before anything else.
+  void open() {
+    timetable_ = std::make_shared<Timetable>(executor_, options_.clock,
+                                             [weak = weak_from_this()](const Timetable::Entry& entry) {
+                                               if (auto self = weak.lock()) self->due(entry);
+                                             });
   }
 
   const asio::any_io_executor& executor() const { return executor_; }
@@ -270,7 +218,7 @@ class Core final : public std::enable_shared_from_this<Core> {
             (void)function.queue.cancel(waiter->request, waiter->attempt, now, function.effects);
             deferred.completions.push_back({std::move(waiter), deadline_error(function)});
           } else {
-            watch_deadline(function, *waiter);
+            timetable_->add(deadline_entry(function, *waiter));
             (void)waiter.release();  // in line now; comes back through a grant, a failure or a cancel
           }
           break;
@@ -437,8 +385,8 @@ class Core final : public std::enable_shared_from_this<Core> {
     return std::uniform_real_distribution<double>(0, 1)(random_);
   }
 
-  Watchers<StartRequest> start_watchers;
-  Watchers<HostNotice> host_watchers;
+  const std::shared_ptr<Watches<StartRequest>> start_watches = std::make_shared<Watches<StartRequest>>();
+  const std::shared_ptr<Watches<HostNotice>> host_watches = std::make_shared<Watches<HostNotice>>();
 
   // -- For leases
 
@@ -472,9 +420,7 @@ class Core final : public std::enable_shared_from_this<Core> {
       finish(std::move(completion.waiter), std::move(completion.result));
     }
     if (!deferred.starts.empty()) {
-      if (auto watch = start_watchers.find(deferred.starts_for, true)) {
-        WatchState<StartRequest>::tell(std::move(watch), std::move(deferred.starts));
-      }
+      start_watches->tell(deferred.starts_for, true, std::move(deferred.starts));
     }
     while (!deferred.notices.empty()) {
       const HostId host = deferred.notices.front().sandbox.host;
@@ -484,110 +430,41 @@ class Core final : public std::enable_shared_from_this<Core> {
         batch.push_back(std::move(notice));
         return true;
       });
-      if (auto watch = host_watchers.find(host, false))
-        WatchState<HostNotice>::tell(std::move(watch), std::move(batch));
+      host_watches->tell(host, false, std::move(batch));
     }
     if (deferred.event != kNever) {
-      arm(lane_of(function),
-          Entry{.when = deferred.event, .function = &function, .kind = Entry::Kind::backoff});
+      timetable_->add({.when = deferred.event, .function = &function, .kind = Timetable::Kind::event});
     }
   }
 
   TimePoint now() const { return options_.clock->now(); }
 
  private:
-  // Something that time alone will bring: a waiter's deadline, or the end of a function's backoff.
-  struct Entry {
-    enum class Kind : std::uint8_t { deadline, backoff };
-    TimePoint when;
-    Function* function;
-    Kind kind;
-    std::uint32_t attempt = 0;  // of a waiter, as is `request`
-    RequestId request{};
-    friend bool operator<(const Entry& a, const Entry& b) {
-      return std::tie(a.when, a.function, a.kind, a.request, a.attempt) <
-             std::tie(b.when, b.function, b.kind, b.request, b.attempt);
-    }
-  };
-  static Entry deadline_entry(Function& function, const Waiter& waiter) {
-    return {waiter.deadline, &function, Entry::Kind::deadline, waiter.attempt, waiter.request};
-  }
-  // Several, so that waiting calls of different functions seldom meet. Locked after a function's mutex.
-  struct Lane {
-    Mutex mutex;
-    absl::btree_set<Entry> entries FAASKIT_GUARDED_BY(mutex);
-    TimePoint armed FAASKIT_GUARDED_BY(mutex) = kNever;
-    asio::any_io_executor strand;
-    std::unique_ptr<Timer> timer;  // on the strand only
-  };
-  static constexpr std::size_t kLanes = 8;
-
-  Lane& lane_of(const Function& function) {
-    return lanes_[(reinterpret_cast<std::uintptr_t>(&function) / sizeof(Function)) % kLanes];
+  static Timetable::Entry deadline_entry(Function& function, const Waiter& waiter) {
+    return {.when = waiter.deadline,
+            .function = &function,
+            .kind = Timetable::Kind::deadline,
+            .request = waiter.request,
+            .attempt = waiter.attempt};
   }
 
-  void watch_deadline(Function& function, const Waiter& waiter) {
-    arm(lane_of(function), deadline_entry(function, waiter));
-  }
-
-  // The timer is left armed when its entry goes: it fires once for nothing instead of being set anew for
-  // every call that waits.
-  void arm(Lane& lane, Entry entry) {
-    {
-      MutexLock lock(lane.mutex);
-      lane.entries.insert(entry);
-      if (entry.when >= lane.armed) return;
-      lane.armed = entry.when;
-    }
-    asio::post(lane.strand, [weak = weak_from_this(), &lane] {
-      if (auto self = weak.lock()) self->set_timer(lane);
-    });
-  }
-
-  void set_timer(Lane& lane) {
-    TimePoint when;
-    {
-      MutexLock lock(lane.mutex);
-      when = lane.entries.empty() ? kNever : lane.entries.begin()->when;
-      lane.armed = when;
-    }
-    if (when == kNever) {
-      lane.timer->cancel();
+  void due(const Timetable::Entry& entry) {
+    Function& function = *entry.function;
+    if (entry.kind == Timetable::Kind::deadline) {
+      absl::Status why;
+      {
+        MutexLock lock(function.mutex);
+        why = deadline_error(function);
+      }
+      give_up(function, entry.request, entry.attempt, std::move(why));
       return;
     }
-    lane.timer->arm(when, [weak = weak_from_this(), &lane] {
-      if (auto self = weak.lock()) self->fire(lane);
-    });
-  }
-
-  void fire(Lane& lane) {
-    std::vector<Entry> due;
-    {
-      MutexLock lock(lane.mutex);
-      const TimePoint now = options_.clock->now();
-      while (!lane.entries.empty() && lane.entries.begin()->when <= now) {
-        due.push_back(*lane.entries.begin());
-        lane.entries.erase(lane.entries.begin());
-      }
-    }
-    for (const Entry& entry : due) {
-      if (entry.kind == Entry::Kind::deadline) {
-        absl::Status why;
-        {
-          MutexLock lock(entry.function->mutex);
-          why = deadline_error(*entry.function);
-        }
-        give_up(*entry.function, entry.request, entry.attempt, std::move(why));
-      } else {
-        run(*entry.function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects)
-                                 FAASKIT_NO_THREAD_SAFETY_ANALYSIS {
-                                   entry.function->event_armed = kNever;
-                                   queue.evaluate(now, effects);
-                                   return true;
-                                 });
-      }
-    }
-    set_timer(lane);
+    run(function, [&](FunctionQueue& queue, TimePoint now, FunctionQueue::Effects& effects)
+                      FAASKIT_NO_THREAD_SAFETY_ANALYSIS {
+                        function.event_armed = kNever;
+                        queue.evaluate(now, effects);
+                        return true;
+                      });
   }
 
   static absl::Status deadline_error(Function& function) FAASKIT_REQUIRES(function.mutex) {
@@ -606,9 +483,7 @@ class Core final : public std::enable_shared_from_this<Core> {
   std::unique_ptr<Waiter> take_back(Function& function, FunctionQueue::Waiter* waiter)
       FAASKIT_REQUIRES(function.mutex) {
     std::unique_ptr<Waiter> ours(static_cast<Waiter*>(waiter));
-    Lane& lane = lane_of(function);
-    MutexLock lock(lane.mutex);
-    lane.entries.erase(deadline_entry(function, *ours));
+    timetable_->remove(deadline_entry(function, *ours));
     return ours;
   }
 
@@ -676,8 +551,10 @@ class Core final : public std::enable_shared_from_this<Core> {
   absl::btree_map<std::string_view, Function*> repairable_ FAASKIT_GUARDED_BY(repairable_mutex_);
   Mutex random_mutex_;
   std::mt19937_64 random_ FAASKIT_GUARDED_BY(random_mutex_);
-  std::array<Lane, kLanes> lanes_;
+  std::shared_ptr<Timetable> timetable_;
 };
+
+}  // namespace
 
 void Function::settle(const LeaseGrant& grant, Outcome outcome) noexcept {
   auto& record = *static_cast<FunctionQueue::Record*>(grant.record);
@@ -712,28 +589,14 @@ void Function::settle_and_tell(const LeaseGrant& grant, Outcome outcome, asio::a
   complete(home, std::move(done), absl::OkStatus());
 }
 
-template <class Item>
-class MemoryWatch final : public Watch {
- public:
-  MemoryWatch(std::weak_ptr<Core> core, Watchers<Item> Core::* watchers, std::uint64_t whom,
-              std::shared_ptr<WatchState<Item>> state)
-      : core_(std::move(core)), watchers_(watchers), whom_(whom), state_(std::move(state)) {}
-  ~MemoryWatch() override {
-    state_->end();
-    if (auto core = core_.lock()) ((*core).*watchers_).remove(whom_, state_);
-  }
-
- private:
-  std::weak_ptr<Core> core_;
-  Watchers<Item> Core::* watchers_;
-  std::uint64_t whom_;
-  std::shared_ptr<WatchState<Item>> state_;
-};
+namespace {
 
 class MemoryIdleQueue final : public IdleQueue {
  public:
   MemoryIdleQueue(asio::any_io_executor executor, IdleQueueOptions options)
-      : core_(std::make_shared<Core>(std::move(executor), std::move(options))) {}
+      : core_(std::make_shared<Core>(std::move(executor), std::move(options))) {
+    core_->open();
+  }
   ~MemoryIdleQueue() override { core_->close(); }
 
   executor_type get_executor() const override { return core_->executor(); }
@@ -752,14 +615,11 @@ class MemoryIdleQueue final : public IdleQueue {
 
   std::unique_ptr<Watch> watch_starts(InvokerId invoker, asio::any_io_executor executor,
                                       StartsHandler starts) override {
-    auto state = core_->start_watchers.add(invoker, std::move(executor), std::move(starts));
-    return std::make_unique<MemoryWatch<StartRequest>>(core_, &Core::start_watchers, invoker,
-                                                       std::move(state));
+    return core_->start_watches->add(invoker, std::move(executor), std::move(starts));
   }
   std::unique_ptr<Watch> watch_host(HostId host, asio::any_io_executor executor,
                                     NoticeHandler notices) override {
-    auto state = core_->host_watchers.add(host, std::move(executor), std::move(notices));
-    return std::make_unique<MemoryWatch<HostNotice>>(core_, &Core::host_watchers, host, std::move(state));
+    return core_->host_watches->add(host, std::move(executor), std::move(notices));
   }
   QueueStats stats(FunctionHandle handle) const override {
     Function& function = of(handle);
