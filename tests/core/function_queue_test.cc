@@ -649,6 +649,9 @@ TEST_CASE("transcript: a redeploy closes the breaker, new rules do not, a remova
     config.retry.breaker_failures = 5;
     CHECK(f.define(config) == "OK");
     CHECK(f.acquire(2).starts_with("f: 2 starts in a row failed"));
+    f.now += milliseconds(100);
+    CHECK(f.acquire(3) == "queued #2; start 3 v1");
+    CHECK(f.crash(3) == "OK OK; r3 failed");  // half open, one is enough
   }
   SECTION("a redeploy") {
     config.version = 2;
