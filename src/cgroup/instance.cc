@@ -1,5 +1,6 @@
 #include "cgroup/instance.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/file.h>
@@ -36,7 +37,10 @@ void pause_for(std::chrono::nanoseconds time) {
 // The lock of instance directory `dir`; no descriptor: somebody else holds it.
 absl::StatusOr<UniqueFd> try_lock(const std::string& dir) {
   const std::string path = dir + "/lock";
-  UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  // Through no link: neither to a directory that is not below ours, nor to another's file.
+  UniqueFd place(::open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (!place) return errno_status(errno, "open " + dir);
+  UniqueFd lock(::openat(place.get(), "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (!lock) return errno_status(errno, "open " + path);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return UniqueFd();
@@ -47,7 +51,20 @@ absl::StatusOr<UniqueFd> try_lock(const std::string& dir) {
   if (::fstat(lock.get(), &held) != 0 || ::stat(path.c_str(), &there) != 0 || held.st_ino != there.st_ino ||
       held.st_dev != there.st_dev)
     return absl::NotFoundError(absl::StrCat(path, " was removed while it was being locked"));
+  if (!S_ISREG(held.st_mode)) return absl::FailedPreconditionError(absl::StrCat(path, " is no file of ours"));
   return lock;
+}
+
+// Whether `dir` is an instance's directory: it has a record, or nothing yet but the lock.
+bool is_ours(const std::string& dir) {
+  if (::access((dir + "/groups").c_str(), F_OK) == 0) return true;
+  const std::unique_ptr<DIR, int (*)(DIR*)> list(::opendir(dir.c_str()), &::closedir);
+  if (!list) return false;
+  while (const dirent* entry = ::readdir(list.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != ".." && name != "lock") return false;
+  }
+  return true;
 }
 
 // The record has "try:PATH 0" before a group is made, and "KIND:PATH INODE" after. It is trusted only as far
@@ -181,6 +198,8 @@ absl::StatusOr<std::unique_ptr<Instance>> Instance::open(const std::string& runt
     absl::StatusOr<UniqueFd> lock = try_lock(dir);
     if (!lock.ok() && !absl::IsNotFound(lock.status())) return lock.status();
     if (lock.ok() && *lock) {
+      if (!is_ours(dir))
+        return absl::AlreadyExistsError(absl::StrCat(dir, " is no instance's directory: it has no record"));
       if (::access((dir + "/groups").c_str(), F_OK) != 0) {
         self->lock_ = *std::move(lock);
         break;
@@ -287,7 +306,7 @@ Swept sweep_instance(const std::string& runtime_dir, const std::string& name, st
     detail = std::string(lock.status().message());
     return Swept::failed;
   }
-  if (!*lock) return Swept::alive;
+  if (!*lock || !is_ours(dir)) return Swept::alive;
   if (absl::Status status = clear_dead(dir, name, lock->get()); !status.ok()) {
     detail = absl::StrCat(dir, ": ", std::string(status.message()));
     return Swept::failed;
