@@ -502,6 +502,7 @@ TEST_CASE("transcript: the breaker opens, answers at once, half-opens by itself,
         "f: 2 starts in a row failed, the next try comes in 0.1 s; the last: INTERNAL: exit 3");
   CHECK(f.acquire(4, 1, 0, 1).starts_with("f: 2 starts in a row failed"));  // a kept ticket, too
   CHECK(f.queue.stats().waiters == 0);
+  CHECK(f.queue.stats().refused == 2);
   CHECK(f.queue.next_event() == kNever);  // nobody needs to know when it ends
   CHECK(f.pass(milliseconds(109)) == "passed");
   CHECK(f.acquire(5).starts_with("f: 2 starts in a row failed"));
