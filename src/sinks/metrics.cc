@@ -53,9 +53,22 @@ struct Histogram {
 using TimeHistogram = Histogram<kTimeBounds.size()>;
 using ByteHistogram = Histogram<kByteBounds.size()>;
 
+// How long calls ran that ended well: a sandbox's first, and its later ones.
+struct Runs {
+  std::uint64_t count = 0;
+  std::uint64_t nanos = 0;
+  void add(const Runs& other) {
+    count += other.count;
+    nanos += other.nanos;
+  }
+  double mean() const { return static_cast<double>(nanos) / static_cast<double>(count); }
+};
+
 struct OfFunction {
   std::array<std::array<std::uint64_t, kCodes>, kKinds> invocations{};
   TimeHistogram duration{};
+  Runs first_runs{};
+  Runs later_runs{};
   std::uint64_t payload_bytes = 0;
   std::uint64_t reply_bytes = 0;
   std::uint64_t log_bytes = 0;
@@ -181,6 +194,9 @@ class Sink final : public MetricsSink {
     OfFunction& function = find(shard, record.function);
     ++function.invocations[kind][code];
     function.duration.add(kTimeBounds, nanos(record.total));
+    if (record.use > 0 && record.status.ok() && record.phases.has(Phase::run))
+      (record.use == 1 ? function.first_runs : function.later_runs)
+          .add({1, nanos(record.phases[Phase::run])});
     function.payload_bytes += record.payload_bytes;
     function.reply_bytes += record.reply_bytes;
     function.log_bytes += record.log_bytes;
@@ -218,6 +234,7 @@ class Sink final : public MetricsSink {
     page.family("faaskit_invocation_duration_seconds", "histogram", "From a call's arrival to its answer.");
     for (const auto& [name, data] : functions)
       page.histogram("faaskit_invocation_duration_seconds", label(name), data.duration, kTimeBounds, true);
+    render_runs(page, functions);
     page.family("faaskit_phase_duration_seconds", "histogram", "Where the time of invocations went.");
     for (std::size_t i = 0; i < kPhaseCount; ++i)
       page.histogram("faaskit_phase_duration_seconds",
@@ -255,6 +272,28 @@ class Sink final : public MetricsSink {
   static std::uint64_t nanos(std::chrono::nanoseconds time) {
     return time.count() < 0 ? 0 : static_cast<std::uint64_t>(time.count());
   }
+  static void render_runs(Page& page, const std::map<std::string, OfFunction>& functions) {
+    const auto both = [&](const char* name, const char* help, const auto& value) {
+      page.family(name, "counter", help);
+      for (const auto& [function, data] : functions) {
+        page.line(name, label(function) + ",use=\"first\"", value(data.first_runs));
+        page.line(name, label(function) + ",use=\"later\"", value(data.later_runs));
+      }
+    };
+    both("faaskit_runs_total", "Calls that ended well, by whether they were their sandbox's first.",
+         [](const Runs& runs) { return absl::StrCat(runs.count); });
+    both("faaskit_run_seconds_total", "Time that such calls ran.",
+         [](const Runs& runs) { return absl::StrFormat("%.9f", static_cast<double>(runs.nanos) / 1e9); });
+    page.family("faaskit_first_run_ratio", "gauge",
+                "Mean run time of first calls over that of later ones: far above 1, a function initialises "
+                "itself in its first call.");
+    for (const auto& [function, data] : functions) {
+      if (data.first_runs.count > 0 && data.later_runs.nanos > 0)
+        page.line("faaskit_first_run_ratio", label(function),
+                  number(data.first_runs.mean() / data.later_runs.mean()));
+    }
+  }
+
   static std::string label(const std::string& function) {
     return absl::StrCat("function=\"", escaped(function), "\"");
   }
@@ -286,6 +325,8 @@ class Sink final : public MetricsSink {
       for (std::size_t code = 0; code < kCodes; ++code)
         to.invocations[kind][code] += from.invocations[kind][code];
     to.duration.add(from.duration);
+    to.first_runs.add(from.first_runs);
+    to.later_runs.add(from.later_runs);
     to.payload_bytes += from.payload_bytes;
     to.reply_bytes += from.reply_bytes;
     to.log_bytes += from.log_bytes;

@@ -57,6 +57,7 @@ std::string to_json(const ExecutionRecord& record) {
     absl::StrAppend(&out, ",\"cross_shard\":", record.cross_shard ? "true" : "false");
   }
   number("attempts", record.attempts);
+  if (record.use != 0) number("use", record.use);
   out += ",\"total_us\":";
   append_micros(out, record.total);
   out += ",\"phases\":{";

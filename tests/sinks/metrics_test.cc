@@ -191,6 +191,33 @@ TEST_CASE("invocations are counted by function, kind and code, with times and by
   CHECK(page[R"(faaskit_cross_shard_total{function="f"})"] == 2);
 }
 
+TEST_CASE("first calls of sandboxes are told from later ones", "[sinks][metrics]") {
+  auto sink = make_metrics_sink();
+  const auto write = [&](const char* function, std::uint64_t use, std::chrono::nanoseconds run,
+                         absl::Status status = {}) {
+    ExecutionRecord record = execution(function);
+    record.use = use;
+    record.status = std::move(status);
+    record.phases.set(Phase::run, run);
+    sink->write(record);
+  };
+  write("lazy", 1, 80ms);
+  write("lazy", 1, 100ms);
+  write("lazy", 2, 10ms);
+  write("lazy", 9, 20ms);
+  write("lazy", 1, 50s, absl::DeadlineExceededError("tells nothing"));
+  write("lazy", 0, 50s);  // of no known sandbox
+  write("young", 1, 1ms);
+  const Page page(sink->render());
+  CHECK(page[R"(faaskit_runs_total{function="lazy",use="first"})"] == 2);
+  CHECK(page[R"(faaskit_runs_total{function="lazy",use="later"})"] == 2);
+  CHECK(page[R"(faaskit_run_seconds_total{function="lazy",use="first"})"] == Approx(0.18));
+  CHECK(page[R"(faaskit_run_seconds_total{function="lazy",use="later"})"] == Approx(0.03));
+  CHECK(page[R"(faaskit_first_run_ratio{function="lazy"})"] == Approx(6));
+  CHECK(page.type("faaskit_first_run_ratio") == "gauge");
+  CHECK_FALSE(page.has(R"(faaskit_first_run_ratio{function="young"})"));
+}
+
 TEST_CASE("functions beyond the bound are summed up", "[sinks][metrics]") {
   auto sink = make_metrics_sink({.max_functions = 2});
   for (int i = 0; i < 50; ++i) sink->write(execution("f" + std::to_string(i)));

@@ -26,12 +26,13 @@ TEST_CASE("a record as JSON says all there is, and leaves out what there is not"
   record.memory_source = "memory.peak";
   record.log_bytes = 3;
   record.lost_log_bytes = 4;
+  record.use = 5;
   record.tenant = "t\"1";
   record.trace = "00-abc";
   CHECK(
       to_json(record) ==
       R"({"time":"2026-01-02T03:04:05.678Z","request":"rq-2a-7","function":"hello","version":3,"code":"OK",)"
-      R"("start":"cold","sandbox":"sb-1f-3","cross_shard":false,"attempts":1,"total_us":1234.567,)"
+      R"("start":"cold","sandbox":"sb-1f-3","cross_shard":false,"attempts":1,"use":5,"total_us":1234.567,)"
       R"("phases":{"acquire":1.25,"init":8000000,"thaw":0},"payload_bytes":10,"reply_bytes":20,)"
       R"("memory_peak_bytes":4096,"memory_source":"memory.peak","log_bytes":3,"lost_log_bytes":4,)"
       R"("tenant":"t\"1","trace":"00-abc"})");
@@ -43,7 +44,7 @@ TEST_CASE("a record as JSON says all there is, and leaves out what there is not"
   CHECK_THAT(text,
              ContainsSubstring("\"code\":\"UNAVAILABLE\",\"message\":\"exit status 1:\\n\xef\xbf\xbd\""));
   for (const char* absent :
-       {"\"start\"", "\"sandbox\"", "\"cross_shard\"", "\"memory", "\"tenant\"", "\"trace\""})
+       {"\"start\"", "\"sandbox\"", "\"use\"", "\"cross_shard\"", "\"memory", "\"tenant\"", "\"trace\""})
     CHECK(text.find(absent) == std::string::npos);
   CHECK_THAT(text, ContainsSubstring("\"phases\":{}"));
 }

@@ -2,6 +2,9 @@
 //
 //   faaskit_invocations_total{function,kind,code}         kind "none": no sandbox was leased
 //   faaskit_invocation_duration_seconds{function}         histogram, from arrival to answer
+//   faaskit_runs_total{function,use}                      ended well; "first" of its sandbox, or "later"
+//   faaskit_run_seconds_total{function,use}               how long those ran
+//   faaskit_first_run_ratio{function}                     mean time of the first over the later ones
 //   faaskit_phase_duration_seconds{phase}                 histogram, over all functions
 //   faaskit_memory_peak_bytes                             histogram, over all functions, where measured
 //   faaskit_payload_bytes_total{function}, faaskit_reply_bytes_total{function}
@@ -26,7 +29,7 @@
 namespace faaskit::sinks {
 
 struct MetricsOptions {
-  // Each costs about 30 lines of text, and 2 KiB of memory.
+  // Each costs about 35 lines of text, and 2 KiB of memory.
   std::size_t max_functions = 1000;
 };
 
