@@ -246,6 +246,9 @@ std::string metrics_text(const ApiParts& parts, const Listener* door) {
     of(gauge, "faaskit_starts_in_flight", "Sandboxes being started", stats.starts_in_flight);
     of(counter, "faaskit_refused_total", "Invocations refused: too many waited", stats.refused);
     of(counter, "faaskit_starts_failed_total", "Starts that failed", stats.starts_failed);
+    of(gauge, "faaskit_breaker_open", "1 while starts are not tried, because they failed in a row",
+       stats.breaker == faaskit::Breaker::open ? 1 : 0);
+    of(counter, "faaskit_breaker_opened_total", "How often that began", stats.breaker_opened);
     of(counter, "faaskit_surplus_starts_total", "Starts nobody waited for when they were ready",
        stats.surplus_starts);
     of(counter, "faaskit_steal_saved_microseconds_total", "Waiting that steals saved", stats.steal_saved_us);
