@@ -277,7 +277,9 @@ bool HostProtocol::on_hello() {
   }
   hello_.protocol_version = kProtocolVersion;
   hello_.capabilities = message.capabilities();
-  hello_.runtime = std::string(message.runtime()).substr(0, kMaxRuntimeName);
+  // For logs and tables: nothing of a stranger's goes there as it came.
+  hello_.runtime =
+      absl::CHexEscape(std::string(message.runtime()).substr(0, kMaxRuntimeName)).substr(0, kMaxRuntimeName);
   hello_.runtime_time = claimed(message.runtime_us());
   hello_.init_time = claimed(message.init_us());
   return true;

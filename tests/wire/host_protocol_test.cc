@@ -91,6 +91,21 @@ TEST_CASE("hello, a call, its answer, and the next call", "[wire]") {
   }
 }
 
+TEST_CASE("a runtime's name is a claim: printable, and cut", "[wire]") {
+  const auto heard = [](const std::string& runtime) {
+    // By hand, as no library would write it.
+    const std::string envelope =
+        std::string("\x08\x01\x10\x01\x22", 5) + static_cast<char>(runtime.size()) + runtime;
+    HostProtocol protocol({});
+    REQUIRE(feed(protocol, frame({.type = FrameType::hello}, envelope)) == Event::hello);
+    return protocol.hello().runtime;
+  };
+  CHECK(heard("python 3.11.2") == "python 3.11.2");
+  CHECK(heard("\x1b[2J\xff\n") == "\\x1b[2J\\xff\\n");
+  CHECK(heard(std::string(127, 'x')) == std::string(127, 'x'));
+  CHECK(heard(std::string(100, '\xff')).size() == 128);
+}
+
 TEST_CASE("a call's envelope says what the caller gave", "[wire]") {
   ChannelLimits limits;
   limits.max_frame_payload_bytes = 100;
