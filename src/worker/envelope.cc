@@ -11,8 +11,13 @@ constexpr std::uint32_t kFixed64 = 1;
 constexpr std::uint32_t kBytes = 2;
 constexpr std::uint32_t kFixed32 = 5;
 
+// A number with another type than ours is another field, and skipped as Protobuf skips it.
+constexpr std::uint32_t varint_of(std::uint32_t number) { return number << 3 | kVarint; }
+constexpr std::uint32_t fixed64_of(std::uint32_t number) { return number << 3 | kFixed64; }
+constexpr std::uint32_t bytes_of(std::uint32_t number) { return number << 3 | kBytes; }
+
 struct Field {
-  std::uint32_t number = 0;
+  std::uint32_t key = 0;  // number and type
   std::uint64_t value = 0;
   std::string_view bytes;
 };
@@ -26,7 +31,7 @@ class Reader {
     if (in_.empty() || !ok_) return false;
     std::uint64_t key = 0;
     if (!varint(key) || key >> 3 == 0 || key > UINT32_MAX) return broken();
-    field.number = static_cast<std::uint32_t>(key >> 3);
+    field.key = static_cast<std::uint32_t>(key);
     switch (key & 7) {
       case kVarint: return varint(field.value) || broken();
       case kFixed64: return fixed(field.value, 8) || broken();
@@ -106,8 +111,8 @@ bool decode_pair(std::string_view bytes, std::pair<std::string_view, std::string
   Reader reader(bytes);
   Field field;
   while (reader.next(field)) {
-    if (field.number == 1) pair.first = field.bytes;
-    if (field.number == 2) pair.second = field.bytes;
+    if (field.key == bytes_of(1)) pair.first = field.bytes;
+    if (field.key == bytes_of(2)) pair.second = field.bytes;
   }
   return reader.ok();
 }
@@ -119,23 +124,23 @@ bool decode_call(std::string_view bytes, CallEnvelope& call) {
   Reader reader(bytes);
   Field field;
   while (reader.next(field)) {
-    switch (field.number) {
-      case 1: call.token = field.value; break;
-      case 2: call.invoker = field.value; break;
-      case 3: call.sequence = field.value; break;
-      case 4: call.attempt = static_cast<std::uint32_t>(field.value); break;
-      case 5: call.timeout_us = field.value; break;
-      case 6: call.idle_for_us = field.value; break;
-      case 7: call.trace = field.bytes; break;
-      case 8: call.content_type = field.bytes; break;
-      case 9: call.payload_bytes = field.value; break;
-      case 10: call.max_frame_bytes = static_cast<std::uint32_t>(field.value); break;
-      case 11: call.window_bytes = field.value; break;
-      case 12: call.max_reply_bytes = field.value; break;
-      case 13:
+    switch (field.key) {
+      case varint_of(1): call.token = field.value; break;
+      case fixed64_of(2): call.invoker = field.value; break;
+      case varint_of(3): call.sequence = field.value; break;
+      case varint_of(4): call.attempt = static_cast<std::uint32_t>(field.value); break;
+      case varint_of(5): call.timeout_us = field.value; break;
+      case varint_of(6): call.idle_for_us = field.value; break;
+      case bytes_of(7): call.trace = field.bytes; break;
+      case bytes_of(8): call.content_type = field.bytes; break;
+      case varint_of(9): call.payload_bytes = field.value; break;
+      case varint_of(10): call.max_frame_bytes = static_cast<std::uint32_t>(field.value); break;
+      case varint_of(11): call.window_bytes = field.value; break;
+      case varint_of(12): call.max_reply_bytes = field.value; break;
+      case bytes_of(13):
         if (!decode_pair(field.bytes, call.metadata.emplace_back())) return false;
         break;
-      case 14: call.streams = field.value != 0; break;
+      case varint_of(14): call.streams = field.value != 0; break;
       default: break;
     }
   }
@@ -147,7 +152,7 @@ bool decode_credit(std::string_view bytes, std::uint64_t& credit) {
   Reader reader(bytes);
   Field field;
   while (reader.next(field)) {
-    if (field.number == 1) credit = field.value;
+    if (field.key == varint_of(1)) credit = field.value;
   }
   return reader.ok();
 }

@@ -30,6 +30,10 @@ using wire::kHeaderBytes;
 constexpr std::size_t kMaxEnvelope = 64 << 10;
 constexpr std::size_t kReadAhead = 64 << 10;
 constexpr std::uint32_t kRaised = 2;  // UNKNOWN
+// A call's announced payload has its memory reserved up to here; beyond, memory grows with what has come.
+constexpr std::uint64_t kMostReserved = 64 << 20;
+// "For ever" must not wrap round on a clock that counts nanoseconds in 63 bits.
+constexpr std::uint64_t kLongest = std::chrono::microseconds(std::chrono::hours(24 * 365 * 100)).count();
 
 // The two ways in which serving ends. Private to this file: nothing leaves run() but its result.
 struct HostIsGone {};
@@ -37,6 +41,10 @@ struct HostBrokeProtocol {};
 
 std::uint64_t microseconds(std::chrono::steady_clock::duration time) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time).count());
+}
+
+std::chrono::microseconds told(std::uint64_t microseconds) {
+  return std::chrono::microseconds(static_cast<std::int64_t>(std::min(microseconds, kLongest)));
 }
 
 std::string too_long(std::uint64_t bytes, std::uint64_t limit) {
@@ -225,8 +233,8 @@ class Worker {
     const auto started = std::chrono::steady_clock::now();
     request.content_type = envelope.content_type;
     request.trace = envelope.trace;
-    request.deadline = started + std::chrono::microseconds(envelope.timeout_us);
-    request.idle_for = std::chrono::microseconds(envelope.idle_for_us);
+    request.deadline = started + told(envelope.timeout_us);
+    request.idle_for = told(envelope.idle_for_us);
     request.cold = std::exchange(cold_, false);
     request.invoker = envelope.invoker;
     request.sequence = envelope.sequence;
@@ -266,7 +274,9 @@ class Worker {
 
   std::span<const std::byte> payload(const FrameHeader& header, std::uint64_t total) {
     if (header.payload_bytes == total && total <= kReadAhead) return line_.take(total);
-    payload_.resize(total);
+    payload_.clear();
+    payload_.reserve(std::min(total, kMostReserved));
+    payload_.resize(header.payload_bytes);
     line_.fill(payload_.data(), header.payload_bytes);
     for (std::uint64_t at = header.payload_bytes; at < total;) {
       const FrameHeader next = line_.header();
@@ -279,6 +289,7 @@ class Worker {
           next.payload_bytes > std::min<std::uint64_t>(total - at, frame_limit_)) {
         throw HostBrokeProtocol();
       }
+      payload_.resize(at + next.payload_bytes);
       line_.fill(payload_.data() + at, next.payload_bytes);
       at += next.payload_bytes;
     }

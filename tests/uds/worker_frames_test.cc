@@ -31,8 +31,8 @@ struct Frame {
 
 class RawHost {
  public:
-  explicit RawHost(Ends ends = make_ends())
-      : process(worker(), std::move(ends.peer)), fd_(std::move(ends.host)) {
+  explicit RawHost(std::vector<std::string> argv = worker(), Ends ends = make_ends())
+      : process(std::move(argv), std::move(ends.peer)), fd_(std::move(ends.host)) {
     const Frame hello = read();
     REQUIRE(hello.header.type == FrameType::hello);
     pb::Hello message;
@@ -218,6 +218,32 @@ TEST_CASE("a worker leaves with an error when its host breaks the protocol", "[u
   const int status = host.process.wait();
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) != 0);
+}
+
+TEST_CASE("times of any size", "[uds][process]") {
+  RawHost host;
+  std::uint64_t id = 0;
+  for (const auto& [timeout, left] : std::vector<std::pair<std::uint64_t, std::string>>{
+           {0, "none"}, {3000000000, "some"}, {UINT64_C(1) << 62, "hours"}, {UINT64_MAX, "hours"}}) {
+    CAPTURE(timeout);
+    pb::Call call;
+    call.set_content_type("left");
+    call.set_timeout_us(timeout);
+    call.set_idle_for_us(timeout);
+    host.write(frame_of(FrameType::call, ++id, call));
+    CHECK(host.read().payload == left);
+  }
+}
+
+TEST_CASE("memory grows with what has come of a call, and not with what was announced", "[uds][process]") {
+  // The C++ worker; Python takes its memory as it is touched.
+  RawHost host({FAASKIT_ECHO_WORKER});
+  host.write(call_frame(1, "x", UINT64_C(1) << 62) + ping(1));
+  check_pong(host.read(), 1);  // it waits for the rest
+  host.close();
+  const int status = host.process.wait();
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("the channel is not inherited by what the function starts", "[uds][process]") {

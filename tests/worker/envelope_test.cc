@@ -173,4 +173,21 @@ TEST_CASE("fields of tomorrow are skipped", "[worker]") {
   CHECK(got.token == 5);
 }
 
+TEST_CASE("a field of ours with another type is none of ours", "[worker]") {
+  pb::Call call;
+  call.set_trace("trace");
+  call.set_payload_bytes(3);
+  // payload_bytes as bytes, content_type and trace as numbers, invoker as a varint.
+  const std::string bytes = call.SerializeAsString() + std::string("\x4a\x02zz\x40\x01\x38\x02\x10\x09", 10);
+  pb::Call theirs;
+  REQUIRE(theirs.ParseFromString(bytes));
+  CallEnvelope got;
+  REQUIRE(decode_call(bytes, got));
+  CHECK(got.payload_bytes == theirs.payload_bytes());
+  CHECK(got.trace == "trace");
+  CHECK(got.content_type.empty());
+  CHECK(got.invoker == 0);
+  CHECK(theirs.invoker() == 0);
+}
+
 }  // namespace faaskit::worker
