@@ -196,9 +196,10 @@ class PlatformImpl final : public Platform {
     }
     absl::StatusOr<FunctionHandle> handle = idle_->resolve(function.name);
     if (!handle.ok()) return handle.status();
-    // One deploy at a time, so that versions reach host and queue in the same order.
-    std::lock_guard deploying(deploy_mutex_);
-    Version& last = last_versions_[function.name];
+    // One change of a function at a time, so that versions reach host and queue in the same order.
+    History& history = history_of(function.name);
+    std::lock_guard changing(history.changing);
+    Version& last = history.last;
     const Version version = function.version.value_or(last + 1);
     if (version <= last) {
       return absl::AbortedError(
@@ -239,12 +240,14 @@ class PlatformImpl final : public Platform {
   }
 
   absl::Status remove(std::string_view function) override {
-    std::lock_guard deploying(deploy_mutex_);
-    const FunctionHandle handle = handle_of(function);
-    if (!handle) {
+    const auto unknown = [&] {
       return absl::NotFoundError(
           absl::StrCat("remove: there is no function of the name '", std::string(function), "'"));
-    }
+    };
+    if (!handle_of(function)) return unknown();
+    std::lock_guard changing(history_of(function).changing);
+    const FunctionHandle handle = handle_of(function);
+    if (!handle) return unknown();  // somebody else removed it
     // The queue first: a start that it hands out no more cannot reach a host that has forgotten the function.
     absl::Status removed = idle_->async_remove({.function = handle}, asio::use_future).get();
     if (!removed.ok()) return removed;
@@ -314,6 +317,16 @@ class PlatformImpl final : public Platform {
     return known == functions_.end() ? FunctionHandle{} : known->second;
   }
 
+  // Of every name that was ever deployed: the queue remembers those too.
+  struct History {
+    std::mutex changing;
+    Version last = 0;  // under `changing`
+  };
+  History& history_of(std::string_view function) {
+    std::lock_guard lock(histories_mutex_);
+    return histories_.try_emplace(std::string(function)).first->second;
+  }
+
   const std::shared_ptr<Clock> clock_;
   std::shared_ptr<Freezer> freezer_;
   std::shared_ptr<SandboxFactory> factory_;
@@ -322,9 +335,8 @@ class PlatformImpl final : public Platform {
   std::unique_ptr<SlotDirectory> slots_;
   std::unique_ptr<LocalHost> host_;
   std::unique_ptr<Invoker> invoker_;
-  std::mutex deploy_mutex_;
-  // Of every name that was ever deployed: the queue remembers those too.
-  std::map<std::string, Version, std::less<>> last_versions_;
+  std::mutex histories_mutex_;
+  std::map<std::string, History, std::less<>> histories_;  // none is ever erased
   bool allow_host_network_ = false;
   mutable std::shared_mutex functions_mutex_;
   std::map<std::string, FunctionHandle, std::less<>> functions_;

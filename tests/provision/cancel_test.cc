@@ -73,6 +73,8 @@ TEST_CASE("a running call is cancelled: answered at once, and its sandbox ended"
     REQUIRE(stage.records->records.size() == 2);
     CHECK(absl::IsCancelled(stage.records->records[1].status));
     CHECK(stage.records->records[1].phases.has(Phase::acquire));
+    CHECK(stage.records->records[0].use == 1);
+    CHECK(stage.records->records[1].use == 2);
   }
 }
 

@@ -101,7 +101,8 @@ class FAASKIT_EXPORT Platform {
   virtual ~Platform() = default;
 
   // Makes `function` callable. Again with the same name: a redeploy; calls that arrive after it returned
-  // never run older code. Blocks for file checks only; nothing is started.
+  // never run older code. Blocks for file checks and for its code, which may have to be unpacked; nothing is
+  // started. Deploys of other functions go on beside it; those of the same come one after the other.
   virtual absl::Status deploy(Function function) = 0;
 
   // Ends a function: calls that wait or come later get kNotFound, running ones finish, its sandboxes go.
