@@ -175,10 +175,23 @@ absl::Status minimum_isolation(const std::string& field, const value& v, Manifes
   return chosen.status();
 }
 
-absl::Status requires_key(const std::string& field, const value& v, Manifest& out) {
+template <bool Manifest::* kFlag>
+absl::Status flag(const std::string& field, const value& v, Manifest& out) {
   auto chosen = boolean(field, v);
-  if (chosen.ok()) out.requires_key = *chosen;
+  if (chosen.ok()) out.*kFlag = *chosen;
   return chosen.status();
+}
+
+absl::Status ping_after(const std::string& field, const value& v, Manifest& out) {
+  constexpr std::int64_t kHigh = 604800000;
+  const std::string must = absl::StrCat("1 to ", kHigh, ", or \"never\"");
+  if (v.is_string() && v.get_string() == "never") {
+    out.ping_after.reset();
+    return absl::OkStatus();
+  }
+  if (!v.is_int64() || v.get_int64() < 1 || v.get_int64() > kHigh) return wrong(field, shown(v), must);
+  out.ping_after = std::chrono::milliseconds(v.get_int64());
+  return absl::OkStatus();
 }
 
 absl::Status env(const std::string& field, const value& v, Manifest& out) {
@@ -284,11 +297,13 @@ constexpr Set kMaxWaiters = [](Manifest& m, std::int64_t n) {
   m.caps.max_waiters = static_cast<std::uint32_t>(n);
 };
 constexpr Set kKeepAlive = [](Manifest& m, std::int64_t n) { m.keep_alive = Ms(n); };
+constexpr Set kMaxAge = [](Manifest& m, std::int64_t n) { m.max_age = Ms(n); };
+constexpr Set kMaxUses = [](Manifest& m, std::int64_t n) { m.max_uses = static_cast<std::uint64_t>(n); };
 constexpr Set kProvisioned = [](Manifest& m, std::int64_t n) {
   m.provisioned = static_cast<std::uint32_t>(n);
 };
 
-constexpr std::array<Field, 17> kFields{{
+constexpr std::array<Field, 21> kFields{{
     {"runtime", runtime},
     {"handler", handler},
     {"timeout_ms", number<1, 3600000, kTimeout>},
@@ -299,11 +314,15 @@ constexpr std::array<Field, 17> kFields{{
     {"max_sandboxes", number<1, 10000, kMaxSandboxes>},
     {"max_waiters", number<1, 1000000, kMaxWaiters>},
     {"keep_alive_ms", number<1, 604800000, kKeepAlive>},
+    {"max_age_ms", number<1, 31536000000, kMaxAge>},
+    {"max_uses", number<1, 1000000000, kMaxUses>},
+    {"ping_after_ms", ping_after},
     {"provisioned", number<0, 10000, kProvisioned>},
     {"start_policy", start_policy},
     {"network", network},
     {"minimum_isolation", minimum_isolation},
-    {"requires_key", requires_key},
+    {"requires_key", flag<&Manifest::requires_key>},
+    {"cancel_on_disconnect", flag<&Manifest::cancel_on_disconnect>},
     {"env", env},
     {"warmup", warm_up},
 }};

@@ -34,11 +34,15 @@ TEST_CASE("an empty manifest is all defaults", "[code][manifest]") {
   CHECK(manifest->caps.max_sandboxes == 16);
   CHECK(manifest->caps.max_waiters == 1024);
   CHECK(manifest->keep_alive == std::chrono::minutes(10));
+  CHECK_FALSE(manifest->max_age.has_value());
+  CHECK_FALSE(manifest->max_uses.has_value());
+  CHECK(manifest->ping_after == std::chrono::minutes(1));
   CHECK(manifest->provisioned == 0);
   CHECK(manifest->start_policy == StartPolicy::race);
   CHECK(manifest->network == Network::none);
   CHECK(manifest->minimum_isolation == Isolation::process);
   CHECK_FALSE(manifest->requires_key);
+  CHECK_FALSE(manifest->cancel_on_disconnect);
   CHECK(manifest->env.empty());
   CHECK(manifest->warm_up.empty());
   CHECK(parse_manifest(R"({"runtime": "node"})")->handler == "index:handler");
@@ -49,6 +53,7 @@ TEST_CASE("every field arrives where it belongs, in its unit", "[code][manifest]
   const auto manifest = parse_manifest(R"({
     "runtime": "node", "handler": "app:run", "timeout_ms": 1500, "memory_mb": 64, "cpu_weight": 50,
     "cpu_max": 0.5, "pids": 12, "max_sandboxes": 30, "max_waiters": 7, "keep_alive_ms": 2000,
+    "max_age_ms": 86400000, "max_uses": 500, "ping_after_ms": 5000, "cancel_on_disconnect": true,
     "provisioned": 30, "start_policy": "wait_only", "network": "loopback", "minimum_isolation": "partial",
     "requires_key": true, "env": {"B": "2", "A": "1"},
     "warmup": ["{}", {"payload": "AAEC", "base64": true, "content_type": "image/png"}]})");
@@ -63,11 +68,16 @@ TEST_CASE("every field arrives where it belongs, in its unit", "[code][manifest]
   CHECK(manifest->caps.max_sandboxes == 30);
   CHECK(manifest->caps.max_waiters == 7);
   CHECK(manifest->keep_alive == std::chrono::seconds(2));
+  CHECK(manifest->max_age == std::chrono::hours(24));
+  CHECK(manifest->max_uses == 500u);
+  CHECK(manifest->ping_after == std::chrono::seconds(5));
+  CHECK_FALSE(parse_manifest(R"({"ping_after_ms": "never"})")->ping_after.has_value());
   CHECK(manifest->provisioned == 30);
   CHECK(manifest->start_policy == StartPolicy::wait_only);
   CHECK(manifest->network == Network::loopback);
   CHECK(manifest->minimum_isolation == Isolation::partial);
   CHECK(manifest->requires_key);
+  CHECK(manifest->cancel_on_disconnect);
   CHECK(manifest->env == std::vector<std::pair<std::string, std::string>>{{"B", "2"}, {"A", "1"}});
   REQUIRE(manifest->warm_up.size() == 2);
   CHECK(text_of(manifest->warm_up[0]) == "{}");
@@ -119,6 +129,16 @@ TEST_CASE("a wrong type or range is refused by name, with the value and the limi
   CHECK(refused(R"({"handler": "a\nb"})") ==
         "function.json: handler is \"a\\nb\", must be 1 to 256 bytes without control characters");
   CHECK(refused(R"({"requires_key": 1})") == "function.json: requires_key is 1, must be true or false");
+  CHECK(refused(R"({"cancel_on_disconnect": "yes"})") ==
+        "function.json: cancel_on_disconnect is \"yes\", must be true or false");
+  CHECK(refused(R"({"max_age_ms": 0})") == "function.json: max_age_ms is 0, must be 1 to 31536000000");
+  CHECK(refused(R"({"max_age_ms": null})") ==
+        "function.json: max_age_ms is null, must be a whole number, 1 to 31536000000");
+  CHECK(refused(R"({"max_uses": 0})") == "function.json: max_uses is 0, must be 1 to 1000000000");
+  for (const char* value : {"0", "604800001", "null", "1.5E0", "\"always\""}) {
+    CHECK(refused(std::string(R"({"ping_after_ms": )") + value + "}") ==
+          std::string("function.json: ping_after_ms is ") + value + ", must be 1 to 604800000, or \"never\"");
+  }
   CHECK(refused(R"({"provisioned": 17})") ==
         "function.json: provisioned is 17, must be at most max_sandboxes, 16");
   CHECK(refused(R"({"env": []})") == "function.json: env is [], must be an object of texts");

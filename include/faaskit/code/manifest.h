@@ -14,11 +14,18 @@
 //   max_sandboxes      16              1 to 10000
 //   max_waiters        1024            1 to 1000000 calls that wait; more are refused
 //   keep_alive_ms      600000          1 to 604800000: an idle sandbox's life
+//   max_age_ms         no limit        1 to 31536000000: an idle sandbox that is older is replaced
+//   max_uses           no limit        1 to 1000000000 calls of one sandbox; then it is replaced
+//   ping_after_ms      60000           1 to 604800000, or "never": a call that finds its sandbox idle for
+//                                      longer asks first whether it still lives
 //   provisioned        0               0 to max_sandboxes: kept live whether anybody calls or not
 //   start_policy       "race"          "race", "wait_only"
 //   network            "none"          "none", "loopback", "host"
 //   minimum_isolation  "process"       "none", "partial", "process", "container", "microvm"
 //   requires_key       false           whether a call needs one of the function's access keys
+//   cancel_on_disconnect
+//                      false           whether a caller that goes away ends its running call, and with it the
+//                                      sandbox; one that waits is cancelled in any case
 //   env                {}              names [A-Za-z_][A-Za-z0-9_]*, values text; 64 KiB in all
 //   warmup             []              at most 16 calls made to a fresh sandbox before it serves: each the
 //                                      payload as text, or
@@ -31,6 +38,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -58,11 +66,15 @@ struct Manifest {
   ResourceLimits limits = {};  // memory_mb, cpu_weight, cpu_max, pids
   FunctionCaps caps = {};      // max_sandboxes, max_waiters
   std::chrono::milliseconds keep_alive = std::chrono::minutes(10);
+  std::optional<std::chrono::milliseconds> max_age{};
+  std::optional<std::uint64_t> max_uses{};
+  std::optional<std::chrono::milliseconds> ping_after = std::chrono::minutes(1);
   std::uint32_t provisioned = 0;
   StartPolicy start_policy = StartPolicy::race;
   Network network = Network::none;
   Isolation minimum_isolation = Isolation::process;
   bool requires_key = false;
+  bool cancel_on_disconnect = false;
   std::vector<std::pair<std::string, std::string>> env{};  // in the file's order
   std::vector<WarmUpPayload> warm_up{};
 };
