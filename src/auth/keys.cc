@@ -69,6 +69,8 @@ bool verify_access_key(std::string_view text, std::string_view hash) {
 
 std::string redact(std::string_view text) {
   constexpr std::string_view kBearer = "bearer ";
+  constexpr std::string_view kTokenPrefix = "fa_";
+  constexpr std::size_t kTokenLetters = 16;  // fewer may be a word, and give nothing away
   std::string out;
   out.reserve(text.size());
   for (std::size_t i = 0; i < text.size();) {
@@ -89,6 +91,16 @@ std::string redact(std::string_view text) {
       out += id.ok() ? "fk_[" + *id + "]" : std::string("fk_[redacted]");
       i = end;
       continue;
+    }
+    // The admin token: its letters are all there is to it.
+    if (text.substr(i, kTokenPrefix.size()) == kTokenPrefix) {
+      std::size_t end = i + kTokenPrefix.size();
+      while (end < text.size() && is_base64url(text[end])) ++end;
+      if (end - i >= kTokenPrefix.size() + kTokenLetters) {
+        out += "fa_[redacted]";
+        i = end;
+        continue;
+      }
     }
     out.push_back(text[i++]);
   }

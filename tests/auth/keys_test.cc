@@ -87,6 +87,10 @@ TEST_CASE("no key and no bearer token stands in what was redacted", "[auth]") {
   CHECK(redact("Authorization: Bearer abc.DEF-_~+/== next") == "Authorization: Bearer [redacted] next");
   CHECK(redact("BEARER   " + key.text) == "BEARER [redacted]");
   CHECK(redact("nothing to see, bearer of news") == "nothing to see, bearer [redacted] news");
+  const std::string token = "fa_" + key.text.substr(3);
+  CHECK(redact("token " + token + ", says") == "token fa_[redacted], says");
+  CHECK(redact(token.substr(0, 30)) == "fa_[redacted]");
+  CHECK(redact("a sofa_bed") == "a sofa_bed");
   CHECK(redact("") == "");
   CHECK(redact("fk_") == "fk_[redacted]");
 }

@@ -31,7 +31,8 @@ FAASKIT_EXPORT absl::StatusOr<std::string> access_key_id(std::string_view text);
 // what is not, and for a hash of an unknown form.
 FAASKIT_EXPORT bool verify_access_key(std::string_view text, std::string_view hash);
 
-// `text` with every access key in it replaced by "fk_[k-...]", and what follows "Bearer " by "[redacted]".
+// `text` with every access key in it replaced by "fk_[k-...]", admin tokens by "fa_[redacted]", and what
+// follows "Bearer " by "[redacted]".
 FAASKIT_EXPORT std::string redact(std::string_view text);
 
 // The credential of an Authorization header, "Bearer <token>": the scheme in any case, one or more blanks,
