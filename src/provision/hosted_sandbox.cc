@@ -383,7 +383,6 @@ void HostedSandbox::answer(HostReply reply) {
   log_bytes_ = 0;
   if (running.ended == TimePoint{}) running.ended = context_->now();
   uses_.store(machine_.uses(), std::memory_order_relaxed);
-  if (!reply.never_began) reply.use = machine_.uses();
   reply.run_time = running.ended - running.begun;
   reply.thawed = running.thawed;
   if (!reply.never_began) reply.use = machine_.uses();
