@@ -116,9 +116,10 @@ void Invoker::acquire(Invocation& invocation) {
         switch (answer.outcome) {
           case AcquireOutcome::leased: return granted(answer.granted);
           case AcquireOutcome::queued:
-            if (invocation == nullptr) return;
+            if (invocation == nullptr || invocation->lease) return;
             invocation->asked = true;
-            invocation->ticket = answer.ticket;
+            // Purged and asked for again by a late duplicate it has two places; the first is its own.
+            if (invocation->ticket == 0) invocation->ticket = answer.ticket;
             return;
           case AcquireOutcome::refused:
             if (invocation != nullptr && !invocation->lease) {

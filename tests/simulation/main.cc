@@ -1,40 +1,64 @@
-// faaskit_simulation [--mode NAME] [--seed N] [--steps N] [--seeds N] [--verbose]
-// Runs the simulation and prints what happened; exit status 1 and the last of the story if an invariant
-// did not hold.
+// faaskit_simulation [--mode NAME] [--seed N] [--seeds N] [--steps N] ...
+// Runs the simulation and prints what happened. If an invariant did not hold: exit status 1, a story made as
+// short as could be, and the command that tells it again.
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
-#include "simulation/simulation.h"
+#include "simulation/shrink.h"
+
+namespace {
+
+using namespace faaskit::simulation;
+
+int usage() {
+  std::fprintf(stderr,
+               "usage: faaskit_simulation [--mode NAME|all] [--seed N] [--seeds N] [--steps N]\n"
+               "         [--until SECONDS] [--only CHOICES | --without CHOICES] [--no-shrink] [--verbose]\n"
+               "CHOICES: a17,t3,f09ab3c (arrivals, troubles, faults), or none\nmodes:");
+  for (const Mode& mode : all_modes()) std::fprintf(stderr, " %s", std::string(mode.name).c_str());
+  std::fprintf(stderr, "\n");
+  return 2;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-  using namespace faaskit::simulation;
   std::uint64_t seed = 1;
   std::uint64_t seeds = 1;
-  std::uint64_t steps = 20000;
+  Run run;
+  ShrinkBudget budget;
   std::string name = "all";
-  bool verbose = false;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    const char* value = i + 1 < argc ? argv[i + 1] : nullptr;
     if (flag == "--verbose") {
-      verbose = true;
-    } else if (flag == "--mode" && value != nullptr) {
-      name = argv[++i];
-    } else if (flag == "--seed" && value != nullptr) {
-      seed = std::strtoull(argv[++i], nullptr, 10);
-    } else if (flag == "--seeds" && value != nullptr) {
-      seeds = std::strtoull(argv[++i], nullptr, 10);
-    } else if (flag == "--steps" && value != nullptr) {
-      steps = std::strtoull(argv[++i], nullptr, 10);
+      run.verbose = true;
+      continue;
+    }
+    if (flag == "--no-shrink") {
+      budget.runs = 0;
+      continue;
+    }
+    if (i + 1 == argc) return usage();
+    const std::string value = argv[++i];
+    if (flag == "--mode") {
+      name = value;
+    } else if (flag == "--seed") {
+      seed = std::strtoull(value.c_str(), nullptr, 10);
+    } else if (flag == "--seeds") {
+      seeds = std::strtoull(value.c_str(), nullptr, 10);
+    } else if (flag == "--steps") {
+      run.steps = std::strtoull(value.c_str(), nullptr, 10);
+    } else if (flag == "--until") {
+      // Rounded to the microsecond, as it was printed.
+      run.until = std::chrono::microseconds(std::llround(std::strtod(value.c_str(), nullptr) * 1e6));
+    } else if (flag == "--only" || flag == "--without") {
+      const auto choices = parse_choices(value == "none" ? "" : value);
+      if (!choices) return usage();
+      run.selection = flag == "--only" ? Selection::only(*choices) : Selection::without(*choices);
+      budget.runs = 0;
     } else {
-      std::fprintf(stderr,
-                   "usage: faaskit_simulation [--mode NAME|all] [--seed N] [--seeds N] [--steps N] "
-                   "[--verbose]\nmodes:");
-      for (const Mode& mode : all_modes()) std::fprintf(stderr, " %s", std::string(mode.name).c_str());
-      std::fprintf(stderr, "\n");
-      return 2;
+      return usage();
     }
   }
   if (name != "all" && find_mode(name) == nullptr) {
@@ -44,8 +68,9 @@ int main(int argc, char** argv) {
   for (std::uint64_t s = seed; s < seed + seeds; ++s) {
     for (const Mode& mode : all_modes()) {
       if (name != "all" && mode.name != name) continue;
-      const Report report = simulate(mode, s, {.steps = steps, .verbose = verbose});
-      std::fputs(describe(mode, s, steps, report).c_str(), stdout);
+      const Report report = simulate(mode, s, run);
+      std::fputs(explain(mode, s, run, report, budget).c_str(), stdout);
+      std::fflush(stdout);
       if (!report.violation.empty()) return 1;
     }
   }

@@ -774,12 +774,12 @@ Report simulate(const Mode& mode, std::uint64_t seed, const Run& run) {
   return report;
 }
 
-std::string describe(const Mode& mode, std::uint64_t seed, std::uint64_t steps, const Report& report) {
+std::string describe(const Mode& mode, std::uint64_t seed, const Run& run, const Report& report) {
   std::string text;
   if (!report.violation.empty()) {
     for (const std::string& line : report.story) absl::StrAppend(&text, line, "\n");
     absl::StrAppend(&text, report.violation, "\nagain: faaskit_simulation --mode ", std::string(mode.name),
-                    " --seed ", seed, " --steps ", steps, "\n");
+                    " --seed ", seed, " --steps ", run.steps, "\n");
     return text;
   }
   absl::StrAppendFormat(&text, "%-9s seed %-6d %7d steps %6d calls %6d ran", mode.name, seed, report.steps,

@@ -35,6 +35,6 @@ struct Report {
 
 Report simulate(const Mode& mode, std::uint64_t seed, const Run& run);
 // For people: what happened, and how to see it again.
-std::string describe(const Mode& mode, std::uint64_t seed, std::uint64_t steps, const Report& report);
+std::string describe(const Mode& mode, std::uint64_t seed, const Run& run, const Report& report);
 
 }  // namespace faaskit::simulation

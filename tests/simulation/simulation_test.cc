@@ -1,11 +1,25 @@
 // If these failed, some order of losses and deaths would lease a sandbox twice, lose one, or leave a call
 // without an answer.
-#include "simulation/simulation.h"
+#include <cstdlib>
 
 #include "catch.hpp"
+#include "simulation/shrink.h"
 
 namespace faaskit::simulation {
 namespace {
+
+// A violation is shrunk before it is told; SIMULATION_SHRINK_RUNS=0 for who only wants to know.
+Report look(const Mode& mode, std::uint64_t seed, const Run& run) {
+  Report report = simulate(mode, seed, run);
+  if (!report.violation.empty()) {
+    ShrinkBudget budget;
+    if (const char* runs = std::getenv("SIMULATION_SHRINK_RUNS")) {
+      budget.runs = std::strtoull(runs, nullptr, 10);
+    }
+    FAIL(explain(mode, seed, run, report, budget));
+  }
+  return report;
+}
 
 void holds(const char* name) {
   const Mode* mode = find_mode(name);
@@ -16,9 +30,7 @@ void holds(const char* name) {
   std::uint64_t stolen = 0;
   std::uint64_t queued = 0;
   for (std::uint64_t seed = 1; seed <= 32; ++seed) {
-    const Report report = simulate(*mode, seed, {.steps = kSteps});
-    INFO(describe(*mode, seed, kSteps, report));
-    REQUIRE(report.violation.empty());
+    const Report report = look(*mode, seed, {.steps = kSteps});
     // A simulation in which nothing happens proves nothing.
     CHECK(report.steps >= kSteps);
     CHECK(report.ran > 100);
@@ -65,9 +77,7 @@ TEST_CASE("every invariant holds while all of it happens at once", "[simulation]
 TEST_CASE("every invariant holds for a million steps of all of it", "[simulation]") {
   const Mode& mode = *find_mode("storm");
   constexpr std::uint64_t kSteps = 1'000'000;
-  const Report report = simulate(mode, 4, {.steps = kSteps});
-  INFO(describe(mode, 4, kSteps, report));
-  REQUIRE(report.violation.empty());
+  const Report report = look(mode, 4, {.steps = kSteps});
   CHECK(report.steps >= kSteps);
   CHECK(report.ran > 20'000);
 }

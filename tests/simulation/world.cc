@@ -231,10 +231,14 @@ void World::forget_host(HostId host) {
 void World::trace(std::string line) {
   std::string stamped = absl::StrFormat("%12.6f %s", std::chrono::duration<double>(elapsed()).count(), line);
   for (const char c : stamped) fingerprint_ = (fingerprint_ ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  const std::string broken = watch_ ? watch_(line) : "";
   if (run_.verbose) std::printf("%s\n", stamped.c_str());
   ++lines_;
   story_.push_back(std::move(stamped));
   if (!run_.record && story_.size() > 60) story_.pop_front();
+  if (broken.empty()) return;
+  watch_ = nullptr;
+  throw Violation(broken);
 }
 
 }  // namespace faaskit::simulation

@@ -42,6 +42,9 @@ class Violation : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Looks at every line of the story: an invariant of one test alone. Empty: it holds.
+using Watch = std::function<std::string(const std::string& line)>;
+
 // How a simulation is run.
 struct Run {
   std::uint64_t steps = 20000;
@@ -53,6 +56,8 @@ struct Run {
   // Keep every choice and every line.
   bool record = false;
   bool verbose = false;
+  // Makes a new one for each run.
+  std::function<Watch()> watch{};
 };
 
 // What a message is about; equal for its repetitions.
@@ -103,7 +108,8 @@ struct Process {
 
 class World {
  public:
-  World(std::uint64_t seed, const Mode& mode, const Run& run) : seed_(seed), mode_(mode), run_(run) {}
+  World(std::uint64_t seed, const Mode& mode, const Run& run)
+      : seed_(seed), mode_(mode), run_(run), watch_(run.watch ? run.watch() : nullptr) {}
 
   const Mode& mode() const { return mode_; }
   TimePoint now() const { return now_; }
@@ -233,6 +239,7 @@ class World {
   const std::uint64_t seed_;
   const Mode& mode_;
   const Run& run_;
+  Watch watch_;
   bool healed_ = false;
   TimePoint now_ = kBegin;
   std::uint64_t steps_ = 0;
