@@ -22,9 +22,10 @@ void StartMachine::Room::take(const Room& other) {
 
 bool StartMachine::arrived(StartRequest start, TimePoint now, std::uint64_t bytes) {
   if (limits_.max_memory_bytes == kNoMemoryBudget) bytes = 0;
-  if (bytes > limits_.max_memory_bytes || queued_ >= limits_.max_queued || beginning_.contains(start.id) ||
-      !known_.insert(start.id).second)
-    return false;
+  if (bytes > limits_.max_memory_bytes || queued_ >= limits_.max_queued) return false;
+  // A late duplicate of what lives: its claim would be refused, and the living one dropped with it.
+  if (beginning_.contains(start.id) || live_.contains(start.id)) return false;
+  if (!known_.insert(start.id).second) return false;
   ++queued_;
   std::string function = start.function;
   lines_[std::move(function)].starts.push_back({.start = std::move(start), .arrived = now, .bytes = bytes});

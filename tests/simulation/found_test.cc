@@ -2,6 +2,7 @@
 // symptom in its name would be back.
 #include "catch.hpp"
 #include "faaskit/core/function_queue.h"
+#include "faaskit/provision/start_machine.h"
 
 namespace faaskit::simulation {
 namespace {
@@ -104,6 +105,20 @@ TEST_CASE("a late duplicate in line could not be cancelled for want of its funct
   story.queue.repair(kInvoker, kNow, report, story.effects);
   REQUIRE(report.waiters.size() == 1);
   CHECK(report.waiters.front().function == "f");
+}
+
+TEST_CASE("a late duplicate of a start took its sandbox's place at its host for ever", "[simulation]") {
+  StartMachine machine({.max_sandboxes = 1});
+  const StartRequest start{.id = {.nonce = 9, .number = 1}, .function = "f", .version = 1};
+  REQUIRE(machine.arrived(start));
+  REQUIRE(machine.next().kind == StartMachine::Next::Kind::begin);
+  machine.ready(start.id);
+  CHECK(!machine.arrived(start));
+  machine.reaped(start.id, true, false);
+  CHECK(machine.counted() == 0);
+  const StartRequest another{.id = {.nonce = 9, .number = 2}, .function = "f", .version = 1};
+  REQUIRE(machine.arrived(another));
+  CHECK(machine.next().kind == StartMachine::Next::Kind::begin);
 }
 
 }  // namespace faaskit::simulation
