@@ -1,4 +1,4 @@
-// The hash maps and the line of waiters of a FunctionQueue. Private: its two source files share it.
+// The hash maps and the line of waiters of a FunctionQueue. Private: its source files share it.
 #pragma once
 
 #include <algorithm>
