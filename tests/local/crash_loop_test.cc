@@ -117,6 +117,28 @@ TEST_CASE("what is provisioned closes the breaker although nobody calls", "[loca
   REQUIRE(eventually([&] { return stage.platform->stats("f").idle == 2; }));
 }
 
+TEST_CASE("fifty starts that failed leave nothing: descriptors, processes, mounts, groups",
+          "[local][crash]") {
+  const std::string init = GENERATE(as<std::string>{}, "fail", "segfault");
+  CAPTURE(init);
+  Stage stage;
+  stage.deploy_program({.name = "other"});
+  REQUIRE(stage.invoke("other", "echo x").ok());
+  const std::string group = groups_of(*stage.platform);
+  REQUIRE(eventually([&] { return Belongings::now(group).children >= 6; }));  // its spares are parked
+  const Belongings before = settled(group);
+  stage.deploy_program(
+      {.name = "f",
+       .env = {{"INIT", init}},
+       .retry = {.budget = 1, .backoff = 1ms, .max_backoff = 1ms, .breaker_failures = 1000}});
+  REQUIRE(eventually([&] {
+    CHECK(absl::IsUnavailable(stage.invoke("f", "echo x").status));
+    return stage.platform->stats("f").starts_failed >= 50;
+  }));
+  CHECK(as_before(before, group));
+  CHECK(stage.platform->stats("f").live() == 0);
+}
+
 TEST_CASE("one function's crash loop takes nothing from another", "[local][crash]") {
   Stage stage;
   Fragile fragile(stage);

@@ -53,7 +53,8 @@ TEST_CASE("two busy sandboxes are killed at a cap of two: the next call is serve
 }
 
 TEST_CASE("the only idle sandbox is killed: the next call succeeds", "[local][death]") {
-  for (const auto freezer : {local::FreezerChoice::cgroup_v2, local::FreezerChoice::cgroup_v1}) {
+  for (const auto freezer : {local::FreezerChoice::cgroup_v2, local::FreezerChoice::cgroup_v1,
+                             local::FreezerChoice::stop_signals, local::FreezerChoice::none}) {
     Stage stage(with(freezer));
     stage.deploy({.name = "f"});
     const pid_t pid = pid_of(stage, stage.invoke("f", "echo x").sandbox);
@@ -248,7 +249,9 @@ TEST_CASE("twice at a cap of two everything is killed, and both times the next c
 TEST_CASE("busy, idle, frozen and starting ones are killed at once: only calls that ran hear of it",
           "[local][death]") {
   for (const auto freezer : {local::FreezerChoice::cgroup_v2, local::FreezerChoice::cgroup_v1}) {
-    Stage stage(with(freezer));
+    local::PlatformOptions options = with(freezer);
+    options.shards = 2;
+    Stage stage(std::move(options));
     stage.deploy_program({.name = "f"});
     stage.deploy_program({.name = "slow", .env = {{"INIT", "slow 300"}}});
     std::vector<std::future<InvocationResult>> first;
