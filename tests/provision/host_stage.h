@@ -55,8 +55,9 @@ struct Script {
   std::vector<std::string> code_paths;             // what create() and check() were given
   int resets = 0;                                  // of the peak
   SeatUsage usage;
-  UniqueFd output;  // of the sandbox made last: what it would write to
-  UniqueFd end;     // of the same: written to, it has ended by itself
+  UniqueFd output;             // of the sandbox made last: what it would write to
+  UniqueFd end;                // of the same: written to, it has ended by itself
+  std::vector<UniqueFd> ends;  // of all, in the order in which they were made
 };
 
 class FakeSeat final : public Seat {
@@ -145,6 +146,7 @@ class FakeFactory final : public SandboxFactory {
       handles.pidfd.reset(::eventfd(0, EFD_NONBLOCK));
       seat.end.reset(::dup(handles.pidfd.get()));
       script_.end.reset(::dup(handles.pidfd.get()));
+      script_.ends.emplace_back(::dup(handles.pidfd.get()));
     } else {
       handles.pidfd.reset(1 << 24);  // not open
       unwatched_ = &seat;
