@@ -261,14 +261,14 @@ void Engine::settle(const Granted& lease, Outcome outcome) {
           .ends = std::pair(lease.token, lease.lease)});
 }
 
-absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox) {
+absl::Status Engine::withdraw(const std::string& name, const SandboxId& sandbox, WithdrawReason reason) {
   Function& f = function(name);
   const std::uint64_t kept = f.queue->serving();
   const std::uint64_t provisioned = f.queue->defined() ? f.queue->config().provisioned : 0;
   const auto* record = f.queue->find(sandbox);
   const bool idle = record != nullptr && record->state == SandboxState::idle;
-  absl::Status status = f.queue->withdraw(sandbox, WithdrawReason::eviction, world_.now(), f.effects);
-  if (idle && provisioned > 0 && status.ok() != (kept > provisioned)) {
+  absl::Status status = f.queue->withdraw(sandbox, reason, world_.now(), f.effects);
+  if (idle && reason == WithdrawReason::eviction && provisioned > 0 && status.ok() != (kept > provisioned)) {
     throw Violation(absl::StrFormat("provisioned: one of %d is evicted, %d are to be kept: %s", kept,
                                     provisioned, status.ToString()));
   }
@@ -317,6 +317,12 @@ void Engine::gone(const std::string& name, const SandboxId& sandbox) {
   Function& f = function(name);
   f.queue->gone(sandbox, world_.now(), f.effects);
   finish(f, {.name = absl::StrCat("gone ", to_string(sandbox))});
+}
+
+void Engine::gone(const StartRequest& start) {
+  Function& f = function(start.function);
+  f.queue->gone(start.id, world_.now(), f.effects);
+  finish(f, {.name = absl::StrCat("gone ", to_string(start.id))});
 }
 
 std::vector<HeldSandbox> Engine::announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes) {

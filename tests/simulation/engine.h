@@ -57,9 +57,10 @@ class Engine {
   absl::Status claim(const StartRequest& start, const SandboxId& sandbox, bool needs_room);
   absl::Status offer(const std::string& function, const Offer& offer);
   void settle(const Granted& lease, Outcome outcome);
-  absl::Status withdraw(const std::string& function, const SandboxId& sandbox);
+  absl::Status withdraw(const std::string& function, const SandboxId& sandbox, WithdrawReason reason);
   absl::Status start_failed(const StartRequest& start, const SandboxId& sandbox, const absl::Status& why);
   void gone(const std::string& function, const SandboxId& sandbox);
+  void gone(const StartRequest& start);
   std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes);
   void purge(InvokerId invoker);
   void drain(HostId host);

@@ -33,31 +33,65 @@ Host::Held* Host::find(std::uint64_t number) {
 
 void Host::arrived(const StartRequest& start) {
   if (draining_) return forward_(start);
-  starts_.arrived(start);
+  starts_.arrived(start, world_.now(), world_.memory_of(start.function));
+  pump();
+}
+
+void Host::forget(const std::string& function, Version up_to) {
+  starts_.forget(function, up_to);
   pump();
 }
 
 void Host::pump() {
   while (!draining_) {
-    StartMachine::Next next = starts_.next();
+    StartMachine::Next next = starts_.next(world_.now());
+    for (const StartRequest& start : starts_.given_up()) give_back(start);
     switch (next.kind) {
-      case StartMachine::Next::Kind::nothing: return;
-      case StartMachine::Next::Kind::begin: begin(std::move(next.start)); break;
-      case StartMachine::Next::Kind::evict: evict(next.start); break;
+      case StartMachine::Next::Kind::nothing: return arm_room_timer();
+      case StartMachine::Next::Kind::begin: begin(next); break;
+      case StartMachine::Next::Kind::evict: make_room(next); break;
     }
   }
 }
 
-void Host::begin(StartRequest start) {
-  const SandboxId id{.host = id_, .number = ++last_number_};
+void Host::arm_room_timer() {
+  const TimePoint due = starts_.next_event();
+  if (due >= room_timer_) return;
+  room_timer_ = due;
+  world_.at(std::max(due, world_.now()), &node_, [this] {
+    room_timer_ = TimePoint::max();
+    pump();
+  });
+}
+
+// Claimed for room, and not made after all.
+void Host::give_back(const StartRequest& start) {
+  reserved_.erase(start.id);
+  world_.ask<bool>(
+      node_, about("given back", start.id),
+      [this, start] {
+        engine_.gone(start);
+        return true;
+      },
+      [](bool) {});
+}
+
+void Host::begin(const StartMachine::Next& next) {
+  const StartRequest& start = next.start;
+  const auto reserved = reserved_.find(start.id);
+  if (next.claimed != (reserved != reserved_.end())) {
+    throw Violation(
+        absl::StrCat("room: ", to_string(start.id), next.claimed ? " is not claimed" : " is claimed"));
+  }
+  const SandboxId id = next.claimed ? reserved->second.id : SandboxId{.host = id_, .number = ++last_number_};
+  if (next.claimed) reserved_.erase(reserved);
   const Sandbox sandbox{
       .id = id, .version = start.version, .home_shard = static_cast<ShardIndex>(id.number % 2)};
-  sandboxes_.emplace(id.number, std::make_unique<Held>(sandbox, start));
-  // Full with it: whatever else wants to start here must evict. Nobody should for what nobody wants.
-  const bool needs_room = starts_.counted() >= limits_.max_sandboxes;
+  sandboxes_.emplace(id.number,
+                     std::make_unique<Held>(sandbox, start, world_.rules_of(id, start), next.bytes));
+  if (next.claimed) return make(id.number);
   world_.ask<absl::Status>(
-      node_, about("claim", start.id, id),
-      [this, start, id, needs_room] { return engine_.claim(start, id, needs_room); },
+      node_, about("claim", start.id, id), [this, start, id] { return engine_.claim(start, id, false); },
       [this, start, id](const absl::Status& claimed) {
         if (claimed.ok() && !fenced_) return make(id.number);
         sandboxes_.erase(id.number);
@@ -67,11 +101,34 @@ void Host::begin(StartRequest start) {
       });
 }
 
+// Only for a start that somebody wants, which is therefore claimed first.
+void Host::make_room(const StartMachine::Next& next) {
+  const StartRequest& start = next.start;
+  Held* victim = least_recently_used(next);
+  if (victim == nullptr) return starts_.nothing_to_evict(start.function);
+  if (next.claimed) return evict(*victim, start);
+  starts_.claiming(start);
+  const SandboxId id{.host = id_, .number = ++last_number_};
+  world_.ask<absl::Status>(
+      node_, about("claim", start.id, id), [this, start, id] { return engine_.claim(start, id, true); },
+      [this, start, id](const absl::Status& claimed) {
+        if (!claimed.ok()) {
+          starts_.not_claimed(start);
+          if (draining_) forward_(start);
+        } else if (!draining_ && starts_.claimed(start, world_.now())) {
+          reserved_.emplace(start.id, Reserved{start, id});
+        } else {
+          give_back(start);
+        }
+        pump();
+      });
+}
+
 void Host::make(std::uint64_t number) {
   Held& held = *find(number);
   held.made = true;
   const SandboxId id = held.machine.sandbox().id;
-  world_.process_begins(id, held.start);
+  world_.process_begins(id, held.start, held.machine.rules());
   Random random = world_.chance("start", id);
   const Duration takes = random.between(20ms, 400ms);
   const Duration dies_after = random.between(1ms, 300ms);
@@ -120,27 +177,34 @@ void Host::became_ready(Held& held) {
   held.ready = true;
   starts_.ready(held.start.id);
   const Offer first = held.machine.ready(world_.now());
+  watch_age(held);
   became_idle(held);
   offer(held, first);
   pump();
 }
 
 // The least recently used idle sandbox goes that the start could not use itself.
-void Host::evict(const StartRequest& wanted) {
+Host::Held* Host::least_recently_used(const StartMachine::Next& next) {
   Held* chosen = nullptr;
   for (auto& [number, held] : sandboxes_) {
     if (!held->machine.idle() || held->withdrawing || held->kept || held->machine.announced({}).offer_pending)
       continue;
-    if (held->start.function == wanted.function && held->start.version == wanted.version) continue;
+    if (held->start.function == next.start.function && held->start.version == next.start.version) continue;
+    if (next.of_memory && held->bytes == 0) continue;
     if (chosen == nullptr || held->machine.idle_since() < chosen->machine.idle_since()) chosen = held.get();
   }
-  if (chosen == nullptr) return starts_.nothing_to_evict(wanted.function);
-  chosen->withdrawing = true;
-  starts_.evicting(wanted.function);
-  const SandboxId id = chosen->machine.sandbox().id;
+  return chosen;
+}
+
+void Host::evict(Held& victim, const StartRequest& wanted) {
+  victim.withdrawing = true;
+  starts_.evicting(wanted.function, victim.start.id, world_.now());
+  const SandboxId id = victim.machine.sandbox().id;
   world_.ask<absl::Status>(
       node_, about("withdraw", id, ++asked_),
-      [this, id, function = chosen->start.function] { return engine_.withdraw(function, id); },
+      [this, id, function = victim.start.function] {
+        return engine_.withdraw(function, id, WithdrawReason::eviction);
+      },
       [this, id, of = wanted.function](const absl::Status& withdrawn) {
         Held* held = find(id.number);
         if (held == nullptr || !held->withdrawing) return;  // it died meanwhile and has told the machine
@@ -158,9 +222,30 @@ void Host::evict(const StartRequest& wanted) {
           starts_.may_evict();
           pump();
         });
-        starts_.eviction_failed(of);
+        starts_.eviction_failed(of, held->start.id);
         pump();
       });
+}
+
+// It has lived long enough: it goes when it is idle.
+void Host::watch_age(Held& held) {
+  const TimePoint ends_at = held.machine.rules().ends_at;
+  if (ends_at == TimePoint::max()) return;
+  const SandboxId id = held.machine.sandbox().id;
+  world_.at(std::max(ends_at, world_.now()), &node_, [this, id] {
+    Held* held = find(id.number);
+    if (held == nullptr || !held->machine.idle() || held->withdrawing) return;
+    world_.ask<absl::Status>(
+        node_, about("too old", id, ++asked_),
+        [this, id, function = held->start.function] {
+          return engine_.withdraw(function, id, WithdrawReason::host);
+        },
+        [this, id](const absl::Status& withdrawn) {
+          Held* held = find(id.number);
+          // Leased meanwhile it goes after that call.
+          if (held != nullptr && withdrawn.ok() && !held->machine.ending()) retire(*held);
+        });
+  });
 }
 
 // ---- offers
@@ -198,8 +283,12 @@ void Host::became_idle(Held& held) {
     const std::uint64_t freeze = ++held->freezes;
     const Duration takes = world_.chance("freeze", held->machine.sandbox().id, freeze).between(10us, 5ms);
     world_.after(takes, &node_, [this, number, freeze] {
-      if (Held* held = find(number); held != nullptr && held->freezes == freeze)
-        held->machine.freeze_confirmed();
+      Held* held = find(number);
+      if (held == nullptr || held->freezes != freeze) return;
+      held->machine.freeze_confirmed();
+      const SandboxId id = held->machine.sandbox().id;
+      if (world_.mode().silent_deaths && world_.fault(0.1, "stuck", id, freeze))
+        world_.process(id).stuck = true;
     });
   });
 }
@@ -241,12 +330,24 @@ void Host::call(const Call& call, Reply reply) {
   held->machine.publish_busy();
   held->running.emplace(
       Running{.serial = ++last_call_, .begun = false, .call = call, .reply = std::move(reply)});
+  held->running->idle_for = admission.idle_for;
+  if (admission.ping && world_.process(call.sandbox).stuck) {
+    world_.after(world_.ping_timeout(), &node_, [this, number = call.sandbox.number, serial = last_call_] {
+      Held* held = find(number);
+      if (held == nullptr || !held->running || held->running->serial != serial) return;
+      destroy(*held, absl::UnavailableError("no answer to a ping"));
+    });
+  }
+  const bool answers = !admission.ping || !world_.process(call.sandbox).stuck;
   const std::uint64_t number = call.sandbox.number;
   const std::uint64_t serial = last_call_;
-  world_.after(world_.chance("send", call.lease).between(5us, 200us), &node_, [this, number, serial] {
-    Held* held = find(number);
-    if (held != nullptr && held->running && held->running->serial == serial) run_body(*held);
-  });
+  const Duration takes = world_.chance("send", call.lease).between(5us, 200us);
+  if (answers) {
+    world_.after(admission.ping ? 3 * takes : takes, &node_, [this, number, serial] {
+      Held* held = find(number);
+      if (held != nullptr && held->running && held->running->serial == serial) run_body(*held);
+    });
+  }
   world_.at(std::max(call.deadline, world_.now()), &node_, [this, number, serial] {
     Held* held = find(number);
     if (held == nullptr || !held->running || held->running->serial != serial) return;
@@ -262,6 +363,12 @@ void Host::run_body(Held& held) {
   }
   Running& running = *held.running;
   running.begun = true;
+  const auto& ping_after = held.machine.rules().ping_after;
+  if (ping_after && running.idle_for > *ping_after && world_.process(id).stuck) {
+    throw Violation(absl::StrCat("ping: ", to_string(running.call.lease), " is sent to ", to_string(id),
+                                 ", idle for long, without a sign of life"));
+  }
+  if (world_.process(id).stuck) return;  // cut at its deadline
   world_.body_begins(id, running.call.lease.request, running.call.at_least);
 
   const auto still = [this, number = id.number, serial = running.serial]() -> Held* {
@@ -272,7 +379,8 @@ void Host::run_body(Held& held) {
     Held* held = still();
     if (held == nullptr || !world_.process(id).alive) return;
     world_.body_ends(id, true);
-    if (held->unwanted || draining_) {
+    const bool enough = held->machine.worn_out() || held->machine.aged_out(world_.now());
+    if (held->unwanted || draining_ || enough) {
       end_call(*held, {.status = absl::OkStatus(), .never_began = false, .clean = false});
       return retire(*held);
     }
@@ -349,7 +457,7 @@ void Host::reaped(std::uint64_t number, const absl::Status& why) {
   const SandboxId id = held.machine.sandbox().id;
   held.machine.reaped();
   world_.reaped(id);
-  starts_.reaped(held.start.id, held.ready, held.evicted || held.withdrawing);
+  starts_.reaped(held.start.id, held.ready, held.evicted || held.withdrawing, world_.now());
   const StartRequest start = held.start;
   const bool ready = held.ready;
   sandboxes_.erase(number);
@@ -414,6 +522,8 @@ void Host::announce() {
 
 void Host::drain() {
   draining_ = true;
+  // What was claimed for room will not be made here.
+  while (!reserved_.empty()) give_back(StartRequest(reserved_.begin()->second.start));
   world_.ask<bool>(
       node_, about("drain", id_),
       [this] {
@@ -429,6 +539,7 @@ void Host::fence() {
   if (std::exchange(fenced_, true)) return;
   world_.trace(node_.name + " cannot renew its heartbeat: it ends");
   draining_ = true;
+  reserved_.clear();
   for (auto& [number, held] : sandboxes_) {
     if (held->made && !held->machine.ending()) {
       destroy(*held, absl::UnavailableError("its host could not renew its heartbeat"));
@@ -484,6 +595,13 @@ void Host::audit() const {
   if (starts_.starting() != starting || starts_.counted() != sandboxes_.size()) {
     throw Violation(absl::StrFormat("I6: %s counts %d, %d of them starting; it has %d and %d", node_.name,
                                     starts_.counted(), starts_.starting(), sandboxes_.size(), starting));
+  }
+  std::uint64_t bytes = 0;
+  for (const auto& [number, held] : sandboxes_) bytes += held->bytes;
+  if (bytes > limits_.max_memory_bytes || starts_.counted_bytes() != bytes) {
+    throw Violation(absl::StrFormat("I6: %s counts %d MiB of memory; it has %d, and may have %d", node_.name,
+                                    starts_.counted_bytes() >> 20, bytes >> 20,
+                                    limits_.max_memory_bytes >> 20));
   }
   if (sandboxes_.size() > limits_.max_sandboxes || starting > limits_.max_concurrent_starts) {
     throw Violation(absl::StrFormat("I6: %s has %d sandboxes, %d starting; its caps are %d and %d",

@@ -41,6 +41,8 @@ class Host {
   bool empty() const { return sandboxes_.empty(); }
 
   void arrived(const StartRequest& start);
+  // The function's versions up to this one were removed.
+  void forget(const std::string& function, Version up_to);
   void call(const Call& call, Reply reply);
   void notice(const HostNotice& notice);
   void announce();
@@ -66,12 +68,14 @@ class Host {
     bool begun = false;
     Call call;
     Reply reply;
+    Duration idle_for{};
   };
   struct Held {
-    Held(const Sandbox& sandbox, StartRequest request)
-        : machine(sandbox, request.id), start(std::move(request)) {}
+    Held(const Sandbox& sandbox, StartRequest request, const SandboxRules& rules, std::uint64_t memory)
+        : machine(sandbox, request.id, rules), start(std::move(request)), bytes(memory) {}
     SandboxMachine machine;
     StartRequest start;
+    std::uint64_t bytes;
     bool made = false;  // there is a process
     bool ready = false;
     bool unwanted = false;  // destroy it when its call has ended
@@ -85,10 +89,15 @@ class Host {
 
   Held* find(std::uint64_t number);
   void pump();
-  void begin(StartRequest start);
+  void arm_room_timer();
+  void give_back(const StartRequest& start);
+  void begin(const StartMachine::Next& next);
+  void make_room(const StartMachine::Next& next);
+  Held* least_recently_used(const StartMachine::Next& next);
   void make(std::uint64_t number);
   void became_ready(Held& held);
-  void evict(const StartRequest& wanted);
+  void evict(Held& victim, const StartRequest& wanted);
+  void watch_age(Held& held);
   void offer(Held& held, const Offer& offer);
   void answer(Held& held, Token token, const LeaseId& lease, bool suspect);
   void became_idle(Held& held);
@@ -109,6 +118,12 @@ class Host {
   const StartLimits limits_;
   Forward forward_;
   StartMachine starts_;
+  struct Reserved {
+    StartRequest start;
+    SandboxId id;
+  };
+  std::map<StartId, Reserved> reserved_;  // claimed for room
+  TimePoint room_timer_ = TimePoint::max();
   std::map<std::uint64_t, std::unique_ptr<Held>> sandboxes_;
   std::uint64_t last_number_ = 0;
   std::uint64_t last_call_ = 0;

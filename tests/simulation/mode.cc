@@ -65,6 +65,13 @@ constexpr Mode kModes[] = {
      .start_bursts = true,
      .massacres = true,
      .mends = false},
+    // Sandboxes wear out, age and get stuck; hosts have little memory.
+    {.name = "worn",
+     .sandboxes_fail = true,
+     .silent_deaths = true,
+     .lifetimes = true,
+     .memory_budget = true,
+     .mends = false},
     // Everything at once.
     {.name = "storm",
      .request_lost = 0.06,
@@ -80,7 +87,10 @@ constexpr Mode kModes[] = {
      .hosts_pause = true,
      .crash_loops = true,
      .start_bursts = true,
-     .massacres = true},
+     .massacres = true,
+     .silent_deaths = true,
+     .lifetimes = true,
+     .memory_budget = true},
 };
 
 }  // namespace

@@ -32,10 +32,12 @@ struct Mode {
   bool start_bursts = false;
   // Several sandboxes of a function die at once: all, the idle ones, two.
   bool massacres = false;
-  // Sandboxes are stuck or die while they are frozen, of which nobody has a sign.
+  // Frozen sandboxes never wake again, of which nobody has a sign.
   bool silent_deaths = false;
-  // Sandboxes end after some calls, or at some age.
+  // Sandboxes end after some calls, or at some age; a ping goes before the call after a long idle spell.
   bool lifetimes = false;
+  // Functions need memory, of which hosts have so much.
+  bool memory_budget = false;
   // Hosts have room for all that the caps allow; then every function must get on, however many calls come.
   bool ample_hosts = false;
   // Between two calls that arrive; bursts come beside.

@@ -101,6 +101,8 @@ class Simulation final : public Listeners, public Surroundings {
     StartLimits limits;
     limits.max_sandboxes = 3 + std::uint32_t(random.below(4));
     limits.max_concurrent_starts = 1 + std::uint32_t(random.below(3));
+    limits.room_wait = std::chrono::milliseconds(300 + random.below(2000));
+    if (mode_.memory_budget) limits.max_memory_bytes = (3 + random.below(4)) * (256u << 20);
     // Overload is to be that of the functions: whoever is always busy leaves no room to be made.
     if (mode_.ample_hosts) limits.max_sandboxes = 16;
     auto forward = [this, id](const StartRequest& start) { carry(start, id); };
@@ -337,7 +339,12 @@ class Simulation final : public Listeners, public Surroundings {
         deployer_, about("remove", name, up_to), [this, name, up_to] { return engine_.remove(name, up_to); },
         [this, name, up_to](const absl::Status& status) {
           // No call that comes from now on runs what ended.
-          if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], up_to + 1);
+          if (!status.ok()) return;
+          acknowledged_[name] = std::max(acknowledged_[name], up_to + 1);
+          for (auto& [id, host] : hosts_) {
+            world_.after(world_.latency(about("forget", name, id, up_to)), &host->node(),
+                         [host = host.get(), name, up_to] { host->forget(name, up_to); });
+          }
         });
   }
   void bring_back(const std::string& name) {

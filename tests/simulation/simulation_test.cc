@@ -71,6 +71,9 @@ TEST_CASE("under overload the surplus is refused, and every function gets on", "
 TEST_CASE("every invariant holds while starts fail in rows and sandboxes die in heaps", "[simulation]") {
   holds("crashing");
 }
+TEST_CASE("every invariant holds while sandboxes wear out, age and get stuck", "[simulation]") {
+  holds("worn");
+}
 TEST_CASE("every invariant holds while all of it happens at once", "[simulation]") { holds("storm"); }
 
 // One story of a million steps: what grew with it, or slowed it down, would show.

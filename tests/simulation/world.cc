@@ -134,11 +134,12 @@ Process& World::process(const SandboxId& id) {
   return found->second;
 }
 
-void World::process_begins(const SandboxId& id, const StartRequest& start) {
+void World::process_begins(const SandboxId& id, const StartRequest& start, const SandboxRules& rules) {
   Process process;
   process.function = start.function;
   process.version = start.version;
   process.start = start.id;
+  process.rules = rules;
   if (!processes_.emplace(id, std::move(process)).second) {
     throw Violation(absl::StrCat("driver: ", to_string(id), " made twice"));
   }
@@ -153,6 +154,14 @@ void World::body_begins(const SandboxId& id, const RequestId& request, Version a
   if (!process.clean) {
     throw Violation(absl::StrCat("I7: ", to_string(request), " begins on ", to_string(id),
                                  " whose last call, ", to_string(process.running_for), ", was not clean"));
+  }
+  ++process.bodies;
+  if (process.over) {
+    throw Violation(
+        absl::StrFormat("lifetime: %s begins on %s, which had served enough: it is call %d of %s, %.1f s old",
+                        to_string(request), to_string(id), process.bodies,
+                        process.rules.max_uses ? absl::StrCat(*process.rules.max_uses) : "any",
+                        std::chrono::duration<double>(now_ - process.rules.ends_at).count()));
   }
   if (process.frozen) {
     throw Violation(
@@ -185,6 +194,8 @@ void World::body_ends(const SandboxId& id, bool clean) {
   Process& process = this->process(id);
   process.running = false;
   process.clean = clean;
+  const SandboxRules& rules = process.rules;
+  process.over = (rules.max_uses && process.bodies >= *rules.max_uses) || now_ >= rules.ends_at;
 }
 
 void World::freeze(const SandboxId& id) {
@@ -203,6 +214,22 @@ void World::died(const SandboxId& id) {
 void World::reaped(const SandboxId& id) {
   if (process(id).alive) throw Violation(absl::StrCat("driver: ", to_string(id), " reaped alive"));
   processes_.erase(id);
+}
+
+// ---- what functions are like
+
+// Several sandboxes of any fit every host.
+std::uint64_t World::memory_of(const std::string& function) const {
+  return mode_.memory_budget ? chance("memory", function).below(5) * (64u << 20) : 0;
+}
+
+SandboxRules World::rules_of(const SandboxId& id, const StartRequest& start) const {
+  if (!mode_.lifetimes || healed_) return {};
+  Random random = chance("lifetime", start.function, start.version);
+  Lifetime lifetime{.ping_after = std::chrono::milliseconds(100 + random.below(1000))};
+  if (random.chance(0.5)) lifetime.max_uses = 1 + random.below(12);
+  if (random.chance(0.5)) lifetime.max_age = std::chrono::milliseconds(500 + random.below(8000));
+  return sandbox_rules(lifetime, now_, chance("age", id).unit());
 }
 
 // ---- starts that fail

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "faaskit/core/queue_types.h"
+#include "faaskit/provision/lifetime.h"
 #include "simulation/choice.h"
 #include "simulation/mode.h"
 #include "simulation/random.h"
@@ -100,9 +101,11 @@ struct Process {
   bool frozen = false;
   bool running = false;
   bool clean = true;
-  // Alive, and answers nothing any more; or killed while frozen, of which its host has no sign.
+  // It lives, and answers nothing any more: its host has no sign of that.
   bool stuck = false;
   std::uint64_t bodies = 0;
+  SandboxRules rules;
+  bool over = false;  // it has served enough
   RequestId running_for;
 };
 
@@ -167,7 +170,7 @@ class World {
   // -- Processes (I1, I6, I7, I8, I9 and "runs at most once")
   std::map<SandboxId, Process>& processes() { return processes_; }
   Process& process(const SandboxId& id);
-  void process_begins(const SandboxId& id, const StartRequest& start);
+  void process_begins(const SandboxId& id, const StartRequest& start, const SandboxRules& rules);
   void body_begins(const SandboxId& id, const RequestId& request, Version at_least);
   void body_ends(const SandboxId& id, bool clean);
   void freeze(const SandboxId& id);
@@ -175,6 +178,11 @@ class World {
   void died(const SandboxId& id);
   void reaped(const SandboxId& id);
   std::uint64_t executions() const { return executions_; }
+
+  // -- What functions are like
+  std::uint64_t memory_of(const std::string& function) const;
+  SandboxRules rules_of(const SandboxId& id, const StartRequest& start) const;
+  Duration ping_timeout() const { return 100ms; }
 
   // -- Where every start fails for a while
   void curse(const std::string& function, Version version, TimePoint until);
