@@ -49,6 +49,13 @@ TEST_CASE("memory idle queue: a bad option is named", "[memory]") {
   const absl::Status full = small->resolve("b").status();
   CHECK(absl::IsResourceExhausted(full));
   CHECK(full.message() == "resolve b: 1 functions are known; max_functions is 1");
+  // Nor does a host make one known by having sandboxes of it.
+  AnnouncedSandbox said;
+  said.sandbox = {.id = {.host = 1, .number = 1}, .version = 1};
+  said.function = "c";
+  auto told = small->async_announce({.host = 1, .sandboxes = {said}}, asio::use_future);
+  io.poll();
+  CHECK(told.get().status().message() == "resolve c: 1 functions are known; max_functions is 1");
 }
 
 // A platform where functions come and go must not run out of names that nobody uses.
