@@ -26,19 +26,12 @@ constexpr milliseconds kCauseWait{50};
 constexpr milliseconds kKillWait{1000};
 // Of one that the loop cannot watch.
 constexpr milliseconds kUnwatchedWait{20};
-constexpr milliseconds kFirstFreezeRepeat{50};
-constexpr milliseconds kMaxFreezeRepeat{5000};
-constexpr milliseconds kExpireRepeat{1000};
-constexpr milliseconds kFirstConfirm{1};
-constexpr milliseconds kMaxConfirm{100};
 constexpr milliseconds kFirstRemove{1};
 constexpr milliseconds kMaxRemove{50};
 // After this the groups are left to the freezer, which removes them when it goes.
 constexpr milliseconds kRemoveBudget{5000};
 constexpr milliseconds kFirstOfferRepeat{50};
 constexpr milliseconds kMaxOfferRepeat{1000};
-// Per turn of the loop; a flood waits in its pipe.
-constexpr std::size_t kOutputPerTurn = 256 << 10;
 
 }  // namespace
 
@@ -55,7 +48,7 @@ void HostedSandbox::born(NewSandbox made) {
   shown_.store(true, std::memory_order_release);
   const absl::Status watched = watch(handles);
   watch_exit();
-  watch_output();
+  output_.watch(weak_from_this());
   if (machine_.ending()) {  // stopped while it was being made
     (void)seat_->kill();
     return await_end();
@@ -93,14 +86,8 @@ absl::Status HostedSandbox::watch(SandboxHandles& handles) {
   } else {
     (void)handles.pidfd.release();
   }
-  output_.emplace(shard_.executor);
-  output_->assign(handles.output.get(), error);
-  if (error) {
-    note("output");
-    output_.reset();
-  } else {
-    (void)handles.output.release();
-  }
+  error = output_.open(handles.output, shard_.executor);
+  if (error) note("output");
   return status;
 }
 
@@ -229,9 +216,7 @@ void HostedSandbox::call(HostCall call, asio::any_io_executor home, Handler<Host
   }
 
   uses_.store(machine_.uses(), std::memory_order_relaxed);
-  // What was written before belongs to the sandbox, not to this invocation.
-  read_output(kOutputPerTurn);
-  forget_output();
+  output_.begin(call.lease.request);
   if (context_->options.measure_memory) seat_->reset_peak();
   ChannelCall out{.token = call.token,
                   .lease = call.lease,
@@ -325,7 +310,7 @@ void HostedSandbox::on_call_end(CallResult result) {
   reply.reply = std::move(result.reply);
   if (machine_.busy()) {
     // All it wrote before its answer is in the pipe by now.
-    read_output(kOutputPerTurn);
+    output_.read();
     const TimePoint now = context_->now();
     if (!refused_by_limit && reply.reply.function_status.ok()) note_run();
     if (!refused_by_limit && (machine_.worn_out() || machine_.aged_out(now))) {
@@ -374,13 +359,12 @@ void HostedSandbox::answer_death() {
 void HostedSandbox::answer(HostReply reply) {
   clear(Alarm::deadline);
   clear(Alarm::cause);
-  reply.log_bytes = log_bytes_;
-  reply.lost_log_bytes = lost_bytes_;
-  note_lost_output();
+  SandboxOutput::Written written = output_.end();
+  reply.log_tail = std::move(written.tail);
+  reply.log_bytes = written.bytes;
+  reply.lost_log_bytes = written.lost_bytes;
   Running running = *std::move(running_);
   running_.reset();
-  reply.log_tail = std::exchange(log_tail_, {});
-  log_bytes_ = 0;
   if (running.ended == TimePoint{}) running.ended = context_->now();
   uses_.store(machine_.uses(), std::memory_order_relaxed);
   reply.run_time = running.ended - running.begun;
@@ -403,7 +387,7 @@ void HostedSandbox::cut(absl::Status why) {
   reply.status = why;
   reply.never_began = pinging();
   death_pending_.reset();
-  read_output(kOutputPerTurn);
+  output_.read();
   answer(std::move(reply));
   destroy(std::move(why));
 }
@@ -415,108 +399,7 @@ void HostedSandbox::cancel(Token token, const LeaseId& lease) {
                       std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count())));
 }
 
-// ---- rest: freeze and keep-alive
-
-void HostedSandbox::rest(TimePoint now) {
-  idle_since_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
-  switch (context_->options.freeze) {
-    case FreezePolicy::at_once: freeze_now(now); break;
-    case FreezePolicy::after_grace:
-      // One alarm serves many short calls: it looks again at how long it has been idle.
-      if (!ShardTimers::is_set(alarms_, Alarm::freeze)) set(Alarm::freeze, after(now, grace()));
-      break;
-    case FreezePolicy::never: break;
-  }
-  if (!ShardTimers::is_set(alarms_, Alarm::expire)) set(Alarm::expire, after(now, function_->keep_alive));
-  if (!ShardTimers::is_set(alarms_, Alarm::age)) set(Alarm::age, machine_.rules().ends_at);
-  if (context_->eviction_wanted.load(std::memory_order_relaxed)) context_->became_idle(*this);
-}
-
-milliseconds HostedSandbox::grace() const {
-  return context_->options.freeze == FreezePolicy::at_once ? milliseconds(0) : context_->options.grace;
-}
-
-void HostedSandbox::freeze_now(TimePoint now) {
-  if (absl::Status asked = seat_->freeze(); !asked.ok()) {
-    context_->emit(Severity::warning, "freezer.failed", function_->spec.name, asked.ToString());
-    freeze_wait_ = std::clamp<Duration>(freeze_wait_ * 2, kFirstFreezeRepeat, kMaxFreezeRepeat);
-    return set(Alarm::freeze, after(now, freeze_wait_));
-  }
-  freeze_wait_ = {};
-  freeze_time_ = Phases::kAbsent;
-  machine_.freeze_written();
-  freeze_asked_ = now;
-  confirm_wait_ = kFirstConfirm;
-  set(Alarm::confirm, after(now, confirm_wait_));
-}
-
-// The kernel is asked again and again, further and further apart: its notifications come 10 ms late.
-void HostedSandbox::confirm_freeze() {
-  if (!machine_.freezing()) return;
-  // What could not be read is not confirmed, and is asked again.
-  const bool frozen = seat_->frozen().value_or(false);
-  const TimePoint now = context_->now();
-  if (frozen) {
-    freeze_time_ = now - freeze_asked_;
-    return machine_.freeze_confirmed();
-  }
-  if (now - freeze_asked_ > std::chrono::seconds(2) && confirm_wait_ < kMaxConfirm * 2) {
-    context_->emit(
-        Severity::warning, "freezer.unconfirmed", function_->spec.name,
-        absl::StrFormat("freeze %s: the kernel has not confirmed it after 2 s", to_string(sandbox().id)));
-    confirm_wait_ = kMaxConfirm * 10;
-  } else if (confirm_wait_ < kMaxConfirm) {
-    confirm_wait_ = std::min<Duration>(confirm_wait_ * 2, kMaxConfirm);
-  }
-  set(Alarm::confirm, after(now, confirm_wait_));
-}
-
-void HostedSandbox::expire() {
-  const TimePoint now = context_->now();
-  if (const TimePoint due = after(machine_.idle() ? machine_.idle_since() : now, function_->keep_alive);
-      due > now) {
-    if (!machine_.ending()) set(Alarm::expire, due);
-    return;
-  }
-  WithdrawParams params{
-      .function = function_->handle, .sandbox = sandbox().id, .reason = WithdrawReason::keep_alive};
-  context_->parts.idle->async_withdraw(
-      params, asio::bind_executor(shard_.executor, [weak = weak_from_this(), now](absl::Status status) {
-        auto self = weak.lock();
-        if (!self || self->machine_.ending()) return;
-        if (status.ok()) return self->destroy(absl::CancelledError("its keep-alive has passed"));
-        // Not withdrawn: leased meanwhile; or nobody knows, and it is asked again.
-        self->set(Alarm::expire, absl::IsUnavailable(status) ? after(now, kExpireRepeat)
-                                                             : after(now, self->function_->keep_alive));
-      }));
-}
-
-// Healthy, and it has served enough.
-void HostedSandbox::retire_used(const std::string& why) {
-  context_->emit(Severity::info, "sandbox.retired", function_->spec.name,
-                 absl::StrCat(to_string(sandbox().id), ": ", why));
-  destroy(absl::CancelledError(why));
-}
-
-std::string HostedSandbox::describe_age() const {
-  return absl::StrFormat("it is %d ms old; max_age is %d ms, less up to a tenth at random",
-                         std::chrono::duration_cast<milliseconds>(context_->now() - claimed_at_).count(),
-                         function_->lifetime.max_age->count());
-}
-
-void HostedSandbox::age_out() {
-  if (!machine_.idle()) return;  // a call's end sees to it
-  WithdrawParams params{
-      .function = function_->handle, .sandbox = sandbox().id, .reason = WithdrawReason::host};
-  context_->parts.idle->async_withdraw(
-      params, asio::bind_executor(shard_.executor, [weak = weak_from_this()](absl::Status status) {
-        auto self = weak.lock();
-        if (!self || self->machine_.ending()) return;
-        if (status.ok()) return self->retire_used(self->describe_age());
-        // Leased, and its call may never come; or nobody knows.
-        self->set(Alarm::age, after(self->context_->now(), kExpireRepeat));
-      }));
-}
+// ---- time
 
 void HostedSandbox::alarm(Alarm alarm) {
   ShardTimers::went_off(alarms_, alarm);
@@ -534,7 +417,7 @@ void HostedSandbox::alarm(Alarm alarm) {
             "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),
             std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count())));
       } else if (warming_up_ && !machine_.ending()) {
-        read_output(kOutputPerTurn);
+        output_.read();
         warm_up_failed(absl::DeadlineExceededError(
             absl::StrFormat("no answer within %d ms", function_->warm_up[warmed_up_].timeout.count())));
       }
@@ -572,70 +455,6 @@ void HostedSandbox::alarm(Alarm alarm) {
       }
       break;
   }
-}
-
-// ---- output
-
-void HostedSandbox::watch_output() {
-  if (!output_) return;
-  output_->async_wait(asio::posix::stream_descriptor::wait_read,
-                      [weak = weak_from_this()](const boost::system::error_code& error) {
-                        auto self = weak.lock();
-                        if (!self || error) return;
-                        self->read_output(kOutputPerTurn);
-                        self->watch_output();
-                      });
-}
-
-void HostedSandbox::read_output(std::size_t budget) {
-  if (!output_) return;
-  char buffer[16 << 10];
-  while (budget > 0) {
-    const ssize_t got = ::read(output_->native_handle(), buffer, std::min(budget, sizeof buffer));
-    if (got > 0) {
-      take_output({buffer, static_cast<std::size_t>(got)});
-      budget -= static_cast<std::size_t>(got);
-      if (static_cast<std::size_t>(got) < sizeof buffer) return;
-      continue;
-    }
-    if (got < 0 && errno == EINTR) continue;
-    if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) output_.reset();  // all writers are gone
-    return;
-  }
-}
-
-void HostedSandbox::take_output(std::string_view bytes) {
-  log_tail_.append(bytes);
-  const std::size_t keep = context_->options.log_tail_bytes;
-  if (log_tail_.size() > keep) log_tail_.erase(0, log_tail_.size() - keep);
-  const std::uint64_t room =
-      context_->options.max_log_bytes - std::min<std::uint64_t>(context_->options.max_log_bytes, log_bytes_);
-  const std::size_t taken = std::min<std::size_t>(bytes.size(), room);
-  lost_bytes_ += bytes.size() - taken;
-  log_bytes_ += taken;
-  if (taken == 0 || !context_->parts.logs) return;
-  context_->parts.logs->write({.function = function_->spec.name,
-                               .sandbox = sandbox().id,
-                               .request = running_ ? running_->call.lease.request : RequestId{},
-                               .bytes = std::string(bytes.substr(0, taken)),
-                               .lost_bytes = 0});
-}
-
-// What is read from now on belongs to somebody else.
-void HostedSandbox::forget_output() {
-  note_lost_output();
-  log_tail_.clear();
-  log_bytes_ = 0;
-}
-
-void HostedSandbox::note_lost_output() {
-  const std::uint64_t lost = std::exchange(lost_bytes_, 0);
-  if (lost == 0 || !context_->parts.logs) return;
-  context_->parts.logs->write({.function = function_->spec.name,
-                               .sandbox = sandbox().id,
-                               .request = running_ ? running_->call.lease.request : RequestId{},
-                               .bytes = {},
-                               .lost_bytes = lost});
 }
 
 // ---- the end
@@ -713,7 +532,7 @@ void HostedSandbox::on_exit() {
     (void)seat_->kill();
   }
   clear(Alarm::kill);
-  read_output(kOutputPerTurn);
+  output_.read();
   if (death_pending_) {
     answer_death();
   } else if (pinging()) {
@@ -738,20 +557,20 @@ void HostedSandbox::finish_if_dead() {
   if (machine_.published().state == HostState::gone) return;
   if (!dismissed_ && (!start_error_.ok() || !was_offered())) {
     // Why a start failed is what its author needs most: how it ended, and its last words.
-    const std::string words = log_tail_.empty() ? "" : absl::StrCat("; its output ends: ", log_tail_);
+    const std::string words =
+        output_.tail().empty() ? "" : absl::StrCat("; its output ends: ", output_.tail());
     const std::string cause = !start_error_.ok() ? std::string(start_error_.message())
                               : warming_up_      ? absl::StrCat(describe_warm_up(), ": it ended")
                                                  : "it ended before its hello";
     start_error_ = absl::UnavailableError(absl::StrFormat(
         "%s did not start: %s; %s%s", to_string(sandbox().id), cause, describe_death(), words));
   }
-  note_lost_output();
   machine_.reaped();
   channel_.reset();
   boost::system::error_code ignored;
   pidfd_.close(ignored);
   unwatched_.reset();
-  output_.reset();
+  output_.close();
   remove_begun_ = context_->now();
   remove_seat();
 }

@@ -14,6 +14,7 @@
 #include "faaskit/provision/local_host.h"
 #include "faaskit/provision/sandbox_machine.h"
 #include "provision/lazy_init.h"
+#include "provision/sandbox_output.h"
 #include "provision/seat_pool.h"
 #include "provision/shard_timers.h"
 
@@ -76,7 +77,12 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
         function_(std::move(function)),
         claimed_at_(context_->now()),
         machine_(sandbox, start, sandbox_rules(function_->lifetime, claimed_at_, jitter)),
-        pidfd_(shard.executor) {}
+        pidfd_(shard.executor),
+        output_({.function = function_->spec.name,
+                 .sandbox = sandbox.id,
+                 .logs = context_->parts.logs,
+                 .tail_bytes = context_->options.log_tail_bytes,
+                 .max_log_bytes = context_->options.max_log_bytes}) {}
 
   // The process exists: open the line and wait for its hello.
   void born(NewSandbox made);
@@ -165,11 +171,6 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   absl::Status watch(SandboxHandles& handles);
   void watch_exit();
   void await_end();
-  void watch_output();
-  void read_output(std::size_t budget);
-  void take_output(std::string_view bytes);
-  void forget_output();
-  void note_lost_output();
   void finish_if_dead();
   void remove_seat();
   void removed(std::unique_ptr<Seat> seat, const absl::Status& status);
@@ -195,7 +196,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   std::unique_ptr<Channel> channel_;
   asio::posix::stream_descriptor pidfd_;
   UniqueFd unwatched_;  // the pidfd, if the loop could not take it: it is looked at from time to time
-  std::optional<asio::posix::stream_descriptor> output_;
+  SandboxOutput output_;
   std::optional<Running> running_;
   Phases start_phases_;  // told with its first call
   TimePoint running_since_{};
@@ -205,9 +206,6 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   bool dismissed_ = false;                     // ended while nothing was wrong with it
   std::optional<absl::Status> death_pending_;  // a dead call's answer, but for its cause
   std::string exit_;                           // how it ended; empty while it runs
-  std::string log_tail_;                       // of the invocation, or of init and what comes late
-  std::uint64_t log_bytes_ = 0;                // of the invocation, or since the last one
-  std::uint64_t lost_bytes_ = 0;               // beyond max_log_bytes of that
   Duration freeze_wait_{};                     // until a freeze that failed is tried again
   Duration confirm_wait_{};
   Duration remove_wait_{};

@@ -275,7 +275,9 @@ std::uint64_t StartMachine::uncount(const StartId& start) {
   return room.bytes;
 }
 
-void StartMachine::dropped(const StartId& start) { uncount(start); }
+void StartMachine::dropped(const StartId& start) {
+  if (beginning_.contains(start)) uncount(start);
+}
 
 void StartMachine::ready(const StartId& start) {
   const auto found = beginning_.find(start);
