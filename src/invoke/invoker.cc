@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include <absl/functional/any_invocable.h>
 #include <absl/strings/str_format.h>
 #include <boost/asio/associated_cancellation_slot.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -31,6 +32,7 @@ class Relay final : public ReplyStream {
   void head(ReplyHead head) override {
     if (!to_ || begun_) return;
     begun_ = true;
+    if (instead_) return instead_();
     to_->head(so_far_, std::move(head));
   }
   void body(Bytes part, Taken taken) override {
@@ -39,12 +41,15 @@ class Relay final : public ReplyStream {
 
   // The caller has seen the beginning of this attempt's answer: there can be no other.
   bool begun() const { return begun_; }
+  // The caller has gone: if the head comes nobody takes it, and this is called.
+  void instead_of_head(absl::AnyInvocable<void()> what) { instead_ = std::move(what); }
   void close() { to_.reset(); }
 
  private:
   std::shared_ptr<InvocationStream> to_;
   const InvocationResult so_far_;
   bool begun_ = false;
+  absl::AnyInvocable<void()> instead_;
 };
 
 // One invocation under way. Touched on its shard's thread only, once it has begun to wait.
@@ -74,7 +79,16 @@ struct Call {
   std::optional<asio::any_io_executor> running_at;
   asio::cancellation_signal stop_running;
 
-  bool may_be_cut() const { return cancellable && invocation.cancel == Cancel::running_too; }
+  bool may_be_cut() const {
+    return cancellable && (invocation.cancel == Cancel::running_too ||
+                           (invocation.cancel == Cancel::streamed_too && relay != nullptr));
+  }
+  // Cancelled while it runs. On that shard's thread.
+  void cut(asio::cancellation_type_t type) {
+    if (invocation.cancel == Cancel::running_too || relay->begun()) return stop_running.emit(type);
+    relay->instead_of_head(
+        [this, type] { stop_running.emit(type); });  // as the relay's, its end is this one's
+  }
 };
 using CallPtr = std::shared_ptr<Call>;
 
@@ -160,7 +174,7 @@ class InvokerImpl final : public Invoker {
         call->stop_waiting.emit(type);
         if (!call->running_at) return;
         const asio::any_io_executor there = *call->running_at;
-        asio::post(there, [call = std::move(call), type] { call->stop_running.emit(type); });
+        asio::post(there, [call = std::move(call), type] { call->cut(type); });
       });
     });
   }

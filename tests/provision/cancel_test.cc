@@ -262,6 +262,63 @@ TEST_CASE("a streamed reply that is cancelled is cut short with the error", "[pr
   CHECK(kept->bytes == 3);
 }
 
+TEST_CASE("streamed_too: the call is ended once its reply streams, and not before", "[provision][cancel]") {
+  class Heads final : public InvocationStream {
+   public:
+    void head(const InvocationResult&, ReplyHead) override { ++heads; }
+    void body(Bytes, ReplyStream::Taken) override {}
+    int heads = 0;
+  };
+  HostStage stage;
+  warm(stage);
+  Caller caller(stage);
+  auto heads = std::make_shared<Heads>();
+  caller.call("f", {.stream = heads, .cancel = Cancel::streamed_too});
+  stage.run();
+  const std::shared_ptr<ReplyStream> stream = stage.script.sent.back().stream;
+  SECTION("before the head: it goes on, and ends with the head") {
+    caller.cancel();
+    stage.run();
+    REQUIRE(caller.results.empty());
+    stream->head({});
+    stage.run();
+    CHECK(heads->heads == 0);  // nobody takes it
+  }
+  SECTION("after the head: at once") {
+    stream->head({});
+    CHECK(heads->heads == 1);
+    caller.cancel();
+    stage.run();
+  }
+  SECTION("before a reply of one piece: it is a reply like any other") {
+    caller.cancel();
+    stage.run();
+    stage.answer();
+    REQUIRE(caller.results.size() == 1);
+    CHECK(caller.results[0].ok());
+    stage.pass(50ms);
+    CHECK(stage.host->sandboxes().size() == 1);
+    return;
+  }
+  SECTION("without a stream it runs to its end") {
+    stage.answer();
+    caller.results.clear();
+    Caller plain(stage);
+    plain.call("f", {.cancel = Cancel::streamed_too});
+    stage.run();
+    plain.cancel();
+    stage.run();
+    stage.answer();
+    REQUIRE(plain.results.size() == 1);
+    CHECK(plain.results[0].ok());
+    return;
+  }
+  REQUIRE(caller.results.size() == 1);
+  CHECK(absl::IsCancelled(caller.results[0].status));
+  stage.pass(100ms);
+  CHECK(stage.host->sandboxes().empty());
+}
+
 TEST_CASE("a call that never got a sandbox has its wait in the record", "[provision][cancel]") {
   HostStage stage;
   stage.deploy("f");

@@ -53,9 +53,11 @@ class FAASKIT_EXPORT InvocationStream {
 
 // What a cancellation may end.
 //   waiting      the wait for a sandbox; a call that runs, runs to its end
-//   running_too  a running call as well, at the price of its sandbox; a stream is cut short
+//   streamed_too a running call as well, at the price of its sandbox, if its reply goes to a stream and has
+//                begun, or as soon as it does: nobody is there to take the rest
+//   running_too  a running call in any case, at the same price; a stream is cut short
 // A call that was cancelled is not tried again.
-enum class Cancel : std::uint8_t { waiting, running_too };
+enum class Cancel : std::uint8_t { waiting, streamed_too, running_too };
 
 struct Invocation {
   FunctionHandle function{};
