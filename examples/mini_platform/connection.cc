@@ -132,7 +132,10 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
         // What a client announced is not believed: memory grows with what has come.
         const std::uint64_t left = limit - size;
         const std::uint64_t more = std::min<std::uint64_t>(std::max<std::size_t>(kReadBytes, size), left + 1);
-        if (!hold(more)) co_return absl::UnavailableError("too many bytes of requests are held; try again");
+        if (!hold(more)) {
+          co_return absl::UnavailableError(absl::StrCat(
+              "the bodies of all requests together would be more than ", kMaxBodyBytes, " bytes; try again"));
+        }
         body.resize(size + more);
       }
       const std::span room = std::span(body).subspan(size);
@@ -384,7 +387,7 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
       (void)size;
       deadline_ = Clock::time_point::max();
       if (error) {
-        gone_ = true;
+        leave();
         co_return false;
       }
     } while (body.size() > 0);
@@ -411,7 +414,13 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
     char byte;
     const ssize_t size = ::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR))) return;
-    gone_ = true;
+    leave();
+    // Who does not listen to the end of a stream does not take the part that is being written either.
+    if (cut_short_) close();
+  }
+
+  void leave() {
+    if (std::exchange(gone_, true)) return;
     signal_.emit(asio::cancellation_type::total);
   }
 

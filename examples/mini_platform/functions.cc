@@ -258,6 +258,9 @@ absl::StatusOr<Function> Functions::to_function(const Known& known) const {
                     .caps = manifest.caps,
                     .policy = manifest.start_policy,
                     .keep_alive = manifest.keep_alive,
+                    .lifetime = {.max_age = manifest.max_age,
+                                 .max_uses = manifest.max_uses,
+                                 .ping_after = manifest.ping_after},
                     .provisioned = manifest.provisioned};
   if (known.registered.version != 0) function.version = known.registered.version;
   for (const faaskit::code::WarmUpPayload& warm_up : manifest.warm_up) {

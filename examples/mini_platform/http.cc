@@ -65,6 +65,18 @@ bool is_header_value(std::string_view value) {
   });
 }
 
+bool is_named(std::string_view list, std::string_view name) {
+  const auto same = [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a + ('a' - 'A') : a) == b; };
+  while (!list.empty()) {
+    std::string_view one = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(list.size(), one.size() + 1));
+    while (!one.empty() && (one.front() == ' ' || one.front() == '\t')) one.remove_prefix(1);
+    while (!one.empty() && (one.back() == ' ' || one.back() == '\t')) one.remove_suffix(1);
+    if (std::equal(one.begin(), one.end(), name.begin(), name.end(), same)) return true;
+  }
+  return false;
+}
+
 bool is_hop_by_hop(std::string_view name) {
   static constexpr std::array<std::string_view, 11> kNames = {
       "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",

@@ -104,5 +104,7 @@ bool is_header_name(std::string_view name);
 bool is_header_value(std::string_view value);
 // Headers that belong to one connection, not to the message.
 bool is_hop_by_hop(std::string_view lower_case_name);
+// Whether a Connection header names it, and so makes it one of them.
+bool is_named(std::string_view connection_header, std::string_view lower_case_name);
 
 }  // namespace mini

@@ -82,12 +82,23 @@ void add_our_headers(Response& response, const InvocationResult& result) {
   response.headers.emplace_back("X-Faaskit-Wait-Us", absl::StrCat(to_us(result.wait)));
 }
 
+std::string lower(std::string text) {
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
+  }
+  return text;
+}
+
 // What the function said of its reply. It is not trusted: nothing of it may end a header or be taken for
 // ours.
 void add_its_headers(Response& response, bool web, const std::string& content_type,
                      const faaskit::Metadata& metadata) {
   if (is_header_value(content_type)) response.content_type = content_type;
   if (!web) return;
+  const auto connection = std::find_if(metadata.begin(), metadata.end(), [](const auto& header) {
+    return lower(header.first) == "connection";
+  });
+  const std::string named = connection == metadata.end() ? std::string() : connection->second;
   for (const auto& [name, value] : metadata) {
     if (name == ":status") {
       int status = 0;
@@ -97,12 +108,9 @@ void add_its_headers(Response& response, bool web, const std::string& content_ty
       }
       continue;
     }
-    std::string lower = name;
-    for (char& c : lower) {
-      if (c >= 'A' && c <= 'Z') c += 'a' - 'A';
-    }
-    if (!is_header_name(name) || !is_header_value(value) || is_hop_by_hop(lower) ||
-        lower.starts_with("x-faaskit-") || lower == "content-type") {
+    const std::string small = lower(name);
+    if (!is_header_name(name) || !is_header_value(value) || is_hop_by_hop(small) || is_named(named, small) ||
+        small.starts_with("x-faaskit-") || small == "content-type") {
       continue;
     }
     response.headers.emplace_back(name, value);
@@ -116,8 +124,13 @@ faaskit::Metadata to_metadata(const Request& request, const InvocationParts& par
     metadata.emplace_back(":path", parts.web_path);
     metadata.emplace_back(":scheme", "http");
     metadata.emplace_back(":host", std::string(request.header("host")));
+    std::string named;
     for (const auto& [name, value] : request.headers) {
-      if (is_hop_by_hop(name) || name.starts_with("x-faaskit-") || name == "x-api-key" || name == "host")
+      if (name == "connection") absl::StrAppend(&named, value, ",");
+    }
+    for (const auto& [name, value] : request.headers) {
+      if (is_hop_by_hop(name) || is_named(named, name) || name.starts_with("x-faaskit-") ||
+          name == "x-api-key" || name == "host")
         continue;
       if (name == "authorization" && parts.caller.authorization_used) continue;
       metadata.emplace_back(name, value);
@@ -163,11 +176,13 @@ asio::awaitable<void> serve_invocation(Exchange& exchange, InvocationParts parts
   options.stream = std::make_shared<Stream>(exchange.executor(), arrived);
   options.phases.set(faaskit::Phase::auth, authorised - request.arrived);
   options.shard = exchange.shard();
+  // Who goes away while waiting gives up the place in the line; and nobody goes on streaming to nobody.
+  options.cancel = parts.function->manifest.cancel_on_disconnect ? faaskit::Cancel::running_too
+                                                                 : faaskit::Cancel::streamed_too;
   auto done = [arrived](InvocationResult result) {
     arrived->result.emplace(std::move(result));
     arrived->wake.cancel();
   };
-  // Who goes away while waiting gives up the place in the line.
   parts.platform->async_invoke(
       parts.function->registered.name, *std::move(payload), std::move(options),
       asio::bind_cancellation_slot(exchange.gone(),
@@ -189,7 +204,6 @@ asio::awaitable<void> serve_invocation(Exchange& exchange, InvocationParts parts
       Arrived::Part part = std::move(arrived->parts.front());
       arrived->parts.pop_front();
       if (listening) listening = co_await exchange.write(std::move(part.bytes));
-      // Also when nobody listens: the function goes on to its end.
       if (part.taken) part.taken();
     } else {
       break;

@@ -211,7 +211,8 @@ absl::Status serve(Options options) {
   asio::thread_pool desk(4);
   asio::thread_pool yard(4);
 
-  auto registry = faaskit::registry::make_sqlite_registry({.path = state->path("registry/registry.db")});
+  auto registry = faaskit::registry::make_sqlite_registry(
+      {.path = state->path("registry/registry.db"), .max_functions = options.max_functions});
   if (!registry.ok()) return registry.status();
   auto named = (*registry)->codes();
   if (!named.ok()) return named.status();
@@ -242,6 +243,8 @@ absl::Status serve(Options options) {
   wanted.freezer = options.freezer;
   wanted.host.freeze = options.freeze;
   wanted.host.limits.max_sandboxes = budget->sandboxes;
+  if (options.max_memory_mb != 0) wanted.host.limits.max_memory_bytes = options.max_memory_mb << 20;
+  if (options.max_starts != 0) wanted.host.limits.max_concurrent_starts = options.max_starts;
   wanted.host.parked_seats = std::min<std::uint32_t>(wanted.host.parked_seats, budget->sandboxes / 4);
   wanted.channel.max_payload_bytes = options.max_payload_bytes;
   wanted.channel.hello_timeout = options.start_timeout;

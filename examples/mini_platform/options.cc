@@ -24,6 +24,9 @@ const std::string_view kUsage = R"(usage: faaskit-mini [OPTION VALUE]...
   --jwt-deploy               whoever has a valid JWT may deploy functions of its own
   --shards N                 threads that serve, 1
   --max-sandboxes N          512; fewer where descriptors are short
+  --max-memory-mb N          of all sandboxes together, as the sum of their limits; none
+  --max-functions N          on record, 100000
+  --max-starts N             sandboxes being started at once; by the machine's CPUs
   --max-connections N        10000; fewer where descriptors are short
   --max-payload-bytes N      of an invocation, 6 MiB
   --max-archive-bytes N      of a deploy, 256 MiB
@@ -134,6 +137,9 @@ absl::StatusOr<Options> parse_options(int argc, char** argv) {
       {"--jwt-issuer", text(o.jwt_issuer)},
       {"--shards", number<std::uint32_t>(o.shards, 1, 256)},
       {"--max-sandboxes", number<std::uint32_t>(o.max_sandboxes, 1, 100'000)},
+      {"--max-memory-mb", number<std::uint64_t>(o.max_memory_mb, 1, 1ull << 40)},
+      {"--max-functions", number<std::uint32_t>(o.max_functions, 1, 1'000'000)},
+      {"--max-starts", number<std::uint32_t>(o.max_starts, 1, 1024)},
       {"--max-connections", number<std::uint32_t>(o.max_connections, 1, 1'000'000)},
       {"--max-payload-bytes", number<std::uint64_t>(o.max_payload_bytes, 1, 1ull << 30)},
       {"--max-archive-bytes", number<std::uint64_t>(o.max_archive_bytes, 1, 1ull << 40)},

@@ -30,6 +30,9 @@ struct Options {
   bool jwt_deploy = false;
   std::uint32_t shards = 1;
   std::uint32_t max_sandboxes = 512;
+  std::uint64_t max_memory_mb = 0;  // 0: no budget
+  std::uint32_t max_functions = 100'000;
+  std::uint32_t max_starts = 0;  // 0: the library's own
   std::uint32_t max_connections = 10000;
   std::uint64_t max_payload_bytes = 6 << 20;
   std::uint64_t max_archive_bytes = 256 << 20;

@@ -17,6 +17,15 @@ std::int64_t to_ms(std::chrono::nanoseconds time) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
 }
 
+std::string_view breaker(faaskit::Breaker state) {
+  switch (state) {
+    case faaskit::Breaker::closed: return "closed";
+    case faaskit::Breaker::open: return "open";
+    case faaskit::Breaker::half_open: return "half_open";
+  }
+  return "";
+}
+
 void queue_fields(Json& json, const faaskit::QueueStats& s) {
   json.field("waiters", s.waiters).field("idle", s.idle).field("leased", s.leased);
   json.field("disputed", s.disputed)
@@ -25,6 +34,7 @@ void queue_fields(Json& json, const faaskit::QueueStats& s) {
   json.field("warm", s.warm).field("cold", s.cold).field("stolen", s.stolen).field("queued", s.queued);
   json.field("cross_shard", s.cross_shard).field("refused", s.refused);
   json.field("starts_admitted", s.starts_admitted).field("starts_failed", s.starts_failed);
+  json.field("breaker", breaker(s.breaker)).field("breaker_opened", s.breaker_opened);
   json.field("surplus_starts", s.surplus_starts).field("steals_measured", s.steals_measured);
   json.field("steal_saved_us", s.steal_saved_us);
 }

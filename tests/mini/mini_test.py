@@ -221,7 +221,8 @@ def errors(serve, root):
     # In chunks nobody says beforehand how much will come.
     expect(server.curl("POST", "/functions/f/invocations", body=b"x" * 100001, headers=["Transfer-Encoding: chunked"]),
            413, "payload_too_large", "100000")
-    expect(server.curl("GET", "/functions", headers=["X-Long: " + "x" * 20000]), 431, "header_too_large")
+    expect(server.curl("GET", "/functions", headers=["X-Long: " + "x" * 20000]), 431, "header_too_large",
+           "16384")
     expect(server.call("f", "raise", expected=502), 502, "function_failed", "a value I did not like")
     died = expect(server.call("f", "exit", expected=502), 502, "sandbox_died", "3")
     check("last words" in died.json()["error"]["log_tail"], "the end of stderr: %r" % died)
@@ -234,7 +235,7 @@ def errors(serve, root):
         answers = list(crowd.map(lambda _: server.curl("POST", "/functions/f/invocations", body="hang"), range(8)))
     many = [answer for answer in answers if answer.status == 429]
     check(many, "nobody was refused: %r" % answers)
-    expect(many[0], 429, "too_many_waiters")
+    expect(many[0], 429, "too_many_waiters", "max_waiters is 1")
     equal(many[0].header("retry-after"), "1", "Retry-After")
 
     # A change while another of the same function is under way.
@@ -250,6 +251,20 @@ def errors(serve, root):
                                  timeout_ms=30000))
     dead = expect(server.call("dead", "x", expected=503), 503, "start_failed", "7")
     check("cannot go on" in dead.text, "the end of stderr of a failed start: %r" % dead)
+    # After so many it is not tried for a while, and the callers hear why at once.
+    opened = lambda: server.get("/stats").json()["functions"]["dead"]["breaker"] == "open"
+    for _ in range(20):
+        if opened():
+            break
+        server.call("dead", "x", expected=503)
+    check(opened(), "the breaker stays closed")
+    tried = server.get("/stats").json()["functions"]["dead"]["starts_admitted"]
+    dead = expect(server.call("dead", "x", expected=503), 503, "start_failed",
+                  "starts in a row failed")
+    check("cannot go on" in dead.text, "the last error of an open breaker: %r" % dead)
+    equal(dead.header("retry-after"), "1", "Retry-After")
+    equal(server.get("/stats").json()["functions"]["dead"]["starts_admitted"], tried, "starts while it is open")
+    check('faaskit_breaker_open{function="dead"} 1' in server.get("/metrics").text, "its metric")
 
     # What breaks the protocol is not served again.
     server.deploy("liar", python("import os\ndef handler(p, c):\n    if p:\n        os.write(3, b'garbage' * 100)\n    return p\n"))
@@ -277,9 +292,15 @@ def errors(serve, root):
         seen.add((507, "insufficient_storage"))
 
     # On record, and not allowed any more.
-    other = serve("--allow-host-network", state="other")
+    other = serve("--allow-host-network", "--max-functions", "2", "--max-memory-mb", "300", "--max-starts", "2",
+                  state="other")
+    answer = other.curl("PUT", "/functions/huge", body=python(ECHO, memory_mb=301), admin=True)
+    equal(answer.status, 400, "more memory than all may have: %r" % answer)
+    check("300" in answer.message() or "314572800" in answer.message(), "the budget: %r" % answer)
     other.deploy("net", python(ECHO, network="host"))
     other.deploy("slow", python("import time\ndef handler(p, c):\n    time.sleep(1)\n    return p\n", max_sandboxes=1))
+    expect(other.curl("PUT", "/functions/third", body=python(ECHO), admin=True), 507, "insufficient_storage",
+           "2 are allowed")
     other.stop()
     other.options.remove("--allow-host-network")
     other.start()
@@ -510,6 +531,15 @@ def web(serve, root):
     check(answer.header("connection") != "upgrade", "a header of the connection")
     equal(server.curl("GET", "/functions/app/web").text.split("|")[1], "/", "the root")
     equal(server.curl("GET", "/functions/app/web/missing").status, 404, "its own 404")
+    # What a Connection header names is between the two that speak.
+    answer = server.curl("GET", "/functions/app/web/x", headers=["X-Own: mine", "Connection: keep-alive , X-OWN"])
+    equal(answer.text.split("|")[3], "", "a header named in Connection")
+    # The runtime does not let such through; whoever takes its place might.
+    server.deploy("sly", python("import sys\nsys.modules['__main__'].HOP_BY_HOP = frozenset()\ndef handler(p, c):\n"
+                                "    return p, {'headers': {'connection': 'X-Hop', 'x-hop': '1', 'x-stays': '1'}}\n"))
+    answer = server.curl("GET", "/functions/sly/web/")
+    equal((answer.header("x-hop"), answer.header("connection"), answer.header("x-stays")), (None, None, "1"),
+          "the headers of a reply that names one in Connection: %r" % answer)
     head = server.curl("HEAD", "/functions/app/web/x")
     equal((head.status, head.body), (418, b""), "HEAD")
     line = server.raw(b"GET /functions/app/web/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -534,6 +564,7 @@ def views(serve, root):
     check(os.path.exists("/proc/%d" % sandbox["pid"]) and sandbox["cgroup"] and sandbox["age_ms"] >= 0, repr(sandbox))
     eventually(lambda: server.get("/sandboxes").json()["sandboxes"][0]["state"] == "frozen", "it freezes")
     stats = server.get("/stats").json()
+    equal((stats["functions"]["f"]["breaker"], stats["functions"]["f"]["breaker_opened"]), ("closed", 0), "the breaker")
     equal((stats["functions"]["f"]["cold"], stats["functions"]["f"]["warm"]), (1, 2), "the counts")
     equal(stats["sandboxes"]["frozen"], 1, "sandboxes by state")
 
@@ -627,7 +658,10 @@ def disconnects(serve, root):
     server.deploy("f", python("import time\ndef handler(p, c):\n    time.sleep(float(p or 0))\n    return p\n",
                               max_sandboxes=1, timeout_ms=30000))
     server.call("f", "0")
-    stats = lambda: server.get("/stats").json()["functions"]["f"]
+    stats = lambda name="f": server.get("/stats").json()["functions"][name]
+    busy_of = lambda name: [s for s in server.get("/sandboxes").json()["sandboxes"]
+                            if s["function"] == name and s["state"] == "busy"]
+    records = lambda name: server.get("/records?function=" + name).json()["records"]
     post = b"POST /functions/f/invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n8"
     runs = server.socket()
     runs.sendall(post)
@@ -641,8 +675,67 @@ def disconnects(serve, root):
     for line in waits[1:]:
         line.close()
     eventually(lambda: stats()["waiters"] == 0, "all are gone", 5)
+    busy = busy_of("f")
     runs.close()
-    server.call("f", "0")  # the one that ran has ended, and its sandbox serves again
+    # What ran goes on to its end, and its sandbox serves again.
+    equal(server.call("f", "0").header("x-faaskit-sandbox"), busy[0]["id"], "the sandbox")
+
+    # A start that nobody waits for any more is finished, and its sandbox is there for the next.
+    server.deploy("late", python("import time\ntime.sleep(1)\n" + ECHO))
+    line = server.socket()
+    line.sendall(post.replace(b"/f/", b"/late/"))
+    eventually(lambda: stats("late")["starts_in_flight"] == 1, "it starts")
+    line.close()
+    eventually(lambda: stats("late")["waiters"] == 0, "its caller is gone", 5)
+    eventually(lambda: stats("late")["idle"] == 1, "the start became idle")
+    equal(stats("late")["surplus_starts"], 1, "starts nobody waited for")
+    equal(server.call("late", "x").header("x-faaskit-start"), "warm", "the next call")
+    equal(records("late")[-1]["code"], "CANCELLED", "the record of who left")
+
+
+def cancels(serve, root):
+    """Who goes away ends its running call where the function says so, and a stream in any case."""
+    server = serve("--shards", "2")
+    post = b"POST /functions/f/invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n20"
+    stats = lambda name: server.get("/stats").json()["functions"][name]
+    of = lambda name: [s for s in server.get("/sandboxes").json()["sandboxes"] if s["function"] == name]
+    records = lambda name: server.get("/records?function=" + name).json()["records"]
+    server.deploy("f", python("import time\ndef handler(p, c):\n    time.sleep(float(p or 0))\n    return p\n",
+                              cancel_on_disconnect=True, timeout_ms=60000))
+    with concurrent.futures.ThreadPoolExecutor(1) as crowd:
+        other = crowd.submit(server.call, "f", "3")
+        eventually(lambda: stats("f")["leased"] == 1, "the other runs")
+        (stays,) = of("f")
+        line = server.socket()
+        line.sendall(post)
+        (goes,) = eventually(lambda: [s for s in of("f") if s["id"] != stays["id"] and s["state"] == "busy"], "it runs")
+        line.close()
+        eventually(lambda: not os.path.exists("/proc/%d" % goes["pid"]), "its sandbox is gone", 5)
+        equal(other.result().header("x-faaskit-sandbox"), stays["id"], "who served the other")
+    eventually(lambda: [s["id"] for s in of("f")] == [stays["id"]], "one sandbox is left")
+    gone = eventually(lambda: [r for r in records("f") if r["code"] == "CANCELLED"], "its record")
+    equal(len(gone), 1, "cancelled calls")
+    check(gone[0]["sandbox"] == goes["id"] and {"acquire", "run"} <= set(gone[0]["phases"]), repr(gone))
+    equal(server.call("f", "0").header("x-faaskit-start"), "warm", "the next call")
+
+    # Two forms of not reading: gone, and gone while the sandbox stands in its write.
+    server.deploy("s", python(STREAM, timeout_ms=60000))
+    for number, bytes_read in enumerate((1, 4 << 20)):
+        with chunked(server, "big 100000") as line:
+            read = 0
+            while read < bytes_read:
+                read += len(line.recv(65536))
+            (busy,) = of("s")
+        eventually(lambda: not os.path.exists("/proc/%d" % busy["pid"]), "the sandbox of a stream nobody reads", 5)
+        eventually(lambda: len(records("s")) == number + 1, "its record")
+        equal(records("s")[0]["code"], "CANCELLED", "its end")
+    # Gone before it began.
+    with chunked(server, "slow") as line:
+        eventually(lambda: stats("s")["leased"] == 1, "it runs")
+    eventually(lambda: stats("s")["leased"] == 0, "it has ended")
+    equal(server.call("s", "still there").text, "still there", "afterwards")
+    server.stop()
+    equal(leftovers(server), [], "what is left")
 
 
 # ------------------------------------------------------------------------------------------------- restarts
@@ -961,7 +1054,7 @@ def ordinary_user(serve, root):
 
 
 main_cases = {f.__name__: f for f in (ordinary_user, deploys, paths, refusals, errors, access, tokens, streams, web, views, wire, no_limits, stderr, busy_yard,
-                                      disconnects, restarts, killed, terminated, descriptors, try_it, strangers)}
+                                      disconnects, cancels, restarts, killed, terminated, descriptors, try_it, strangers)}
 
 if __name__ == "__main__":
     sys.exit(main(main_cases))
