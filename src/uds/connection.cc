@@ -59,14 +59,28 @@ void Connection::async_hello(Channel::HelloHandler done) {
   arm_read();
 }
 
+absl::Status Connection::check_idle(const char* what) const {
+  if (call_handler_) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%s while call %d is in flight, the limit is one at a time", what, protocol_.call_id()));
+  }
+  if (ping_handler_) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s while a ping is in flight, the limit is one at a time", what));
+  }
+  if (!protocol_.idle()) {
+    return absl::FailedPreconditionError(absl::StrFormat("%s before the sandbox's hello", what));
+  }
+  return absl::OkStatus();
+}
+
 std::size_t Connection::begin_call(ChannelCall call, Channel::CallHandler done) {
   // Nothing of a call in flight may be touched before this one is accepted.
   absl::Status status;
   if (!open_) {
     status = absl::UnavailableError(absl::StrCat("channel is closed: ", std::string(why_closed_.message())));
-  } else if (call_handler_ || !protocol_.idle()) {
-    status = absl::FailedPreconditionError(
-        "a call before the sandbox's hello, or while another one or a ping is out");
+  } else if (absl::Status busy = check_idle("a call"); !busy.ok()) {
+    status = std::move(busy);
   } else {
     status = protocol_.begin_call(call);
   }
@@ -92,10 +106,8 @@ void Connection::ping(Channel::PingHandler done) {
         absl::UnavailableError(absl::StrCat("channel is closed: ", std::string(why_closed_.message()))),
         std::move(done));
   }
-  if (call_handler_ || !protocol_.idle()) {
-    return complete_ping(
-        absl::FailedPreconditionError("a ping before the sandbox's hello, or while a call or a ping is out"),
-        std::move(done));
+  if (absl::Status busy = check_idle("a ping"); !busy.ok()) {
+    return complete_ping(std::move(busy), std::move(done));
   }
   ping_handler_ = std::move(done);
   protocol_.begin_ping();

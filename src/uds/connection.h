@@ -56,6 +56,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool unsent() const { return !deaf_ && (control_at_ < control_.size() || !writer_.done()); }
   void arm_write();
 
+  // Nothing is in flight.
+  absl::Status check_idle(const char* what) const;
   void shut();
   void fail(absl::Status why, bool reset = false);
   void complete_call(CallResult result);

@@ -152,7 +152,11 @@ TEST_CASE("a call beyond the limits is refused, and the channel stays usable", "
   CHECK(std::string(status.message()) == "payload of 11 bytes exceeds the limit of 10");
   ChannelCall call = call_of(3);
   call.trace.assign(300, 't');
-  CHECK(absl::IsInvalidArgument(protocol.begin_call(call)));
+  status = protocol.begin_call(call);
+  CHECK(absl::IsInvalidArgument(status));
+  CHECK(
+      std::string(status.message()) ==
+      "trace (300 bytes), content type (0 bytes) and metadata (0 bytes) exceed the envelope's limit of 256");
   CHECK(protocol.idle());
   CHECK(protocol.begin_call(call_of(10)).ok());
 }
