@@ -8,6 +8,8 @@
 
 namespace faaskit {
 
+std::uint32_t starts_at_once(unsigned cores) { return std::clamp(2 * cores, 2u, 64u); }
+
 void StartMachine::Room::add(const Room& other) {
   sandboxes += other.sandboxes;
   bytes += other.bytes;

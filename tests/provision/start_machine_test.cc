@@ -51,8 +51,16 @@ TEST_CASE("what is queued for a function that was removed is not made", "[provis
   CHECK(machine.next().start.id == id(1));
 }
 
+TEST_CASE("so many cores, so many starts at once", "[provision]") {
+  CHECK(starts_at_once(0) == 2);  // nobody knows how many there are
+  CHECK(starts_at_once(1) == 2);
+  CHECK(starts_at_once(4) == 8);
+  CHECK(starts_at_once(256) == 64);
+  CHECK(StartLimits{}.max_concurrent_starts >= 2);
+}
+
 TEST_CASE("functions take turns", "[provision]") {
-  StartMachine machine({});
+  StartMachine machine({.max_concurrent_starts = 8});
   for (std::uint64_t i = 1; i <= 4; ++i) machine.arrived(start("cold", i));
   machine.arrived(start("other", 5));
   machine.arrived(start("third", 6));
