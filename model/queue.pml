@@ -126,7 +126,7 @@ byte version_of[NS];  /* of a sandbox; never changes */
 #define BUSY 4
 #define ENDING 5
 
-typedef Sandbox { byte state, highest, generation, origin, token, owner, attempt; bit pending, was_ready, unwanted, withdrawing }
+typedef Sandbox { byte state, highest, generation, origin, token, owner, attempt; bit pending, was_ready, unwanted, withdrawing, told_again }
 Sandbox at[NS];
 bit host_alive[NH];
 
@@ -396,15 +396,23 @@ inline reply_host(S, OP, G, X) {
   if :: !unanswered -> tell_host(host(S), OP, NO, 0, S, 0, sid, G, X) :: else fi
 }
 
-inline do_acquire() {  /* r, a, h: the previous lease's outcome */
+inline do_acquire() {  /* the lease of the request's previous attempt: sb, tok, and its outcome arg2 */
   found = 0;
   if
   :: e.lease_of[req] != 0 ->
-     sb = e.lease_of[req] - 1;
+     jj = e.lease_of[req] - 1;
      if
-     :: e.rec[sb].attempt > att -> found = 1
-     :: e.rec[sb].attempt == att -> found = 1; reply(req, att, sb, e.rec[sb].token)
-     :: else -> end_lease(sb, arg2)
+     :: e.rec[jj].attempt > att -> found = 1
+     :: e.rec[jj].attempt == att -> found = 1; reply(req, att, jj, e.rec[jj].token)
+#ifdef BUG_PREVIOUS_OF_ANY_LEASE
+     :: else -> end_lease(jj, arg2)
+#else
+     :: else ->
+        if
+        :: jj == sb && e.rec[jj].token == tok -> end_lease(jj, arg2)
+        :: else -> end_lease(jj, REUSABLE)  /* granted to a late duplicate, or not yet told: never used */
+        fi
+#endif
      fi
   :: else
   fi
@@ -742,16 +750,16 @@ end:
 
 /* ---- invokers */
 
-inline acquire(R, previous) {
-  c[R].phase = WAITING; c[R].on = NO; c[R].token = 0;
-  send(up, ACQUIRE, R, c[R].attempt, NO, 0, NO, 0, previous)
+inline acquire(R, S, T, previous) {
+  send(up, ACQUIRE, R, c[R].attempt, S, T, NO, 0, previous);
+  c[R].phase = WAITING; c[R].on = NO; c[R].token = 0
 }
 inline finish(R) { assert(c[R].phase != DONE); c[R].phase = DONE; c[R].on = NO; c[R].token = 0; c[R].attempt = 0; c[R].at_least = 0 }
 inline settle(R, A, S, T, how) { send(up, SETTLE, R, A, S, T, NO, 0, how) }
 inline again(R, how) {
   settle(R, c[R].attempt, c[R].on, c[R].token, how);
   if
-  :: c[R].attempt < MAX_ATTEMPTS -> c[R].attempt++; acquire(R, how)
+  :: c[R].attempt < MAX_ATTEMPTS -> c[R].attempt++; acquire(R, c[R].on, c[R].token, how)
   :: else -> finish(R)
   fi
 }
@@ -807,7 +815,7 @@ end:
        :: op == WAITS ->
           if :: c[req].phase == DONE || c[req].attempt != att -> send(up, CANCEL, req, att, NO, 0, NO, 0, 0) :: else fi
        :: op == NOTHING ->
-          if :: c[req].phase == WAITING && c[req].attempt == att && !asking(req) -> acquire(req, REUSABLE) :: else fi
+          if :: c[req].phase == WAITING && c[req].attempt == att && !asking(req) -> acquire(req, NO, 0, REUSABLE) :: else fi
        :: op == ANSWER ->
           if
           :: c[req].phase == HOLDING && c[req].attempt == att && c[req].token == tok && c[req].on == sb ->
@@ -834,7 +842,7 @@ end:
        fi;
        disturbed();
        c[req].attempt = 1; c[req].at_least = acknowledged;
-       acquire(req, REUSABLE);
+       acquire(req, NO, 0, REUSABLE);
        forget()
      }
   :: atomic {  /* its caller gives up, or its deadline passes */
@@ -876,7 +884,7 @@ inline retire_at_host(S) {
 }
 inline clear(S) {
   at[S].state = 0; at[S].highest = 0; at[S].generation = 0; at[S].origin = NO; at[S].token = 0; at[S].owner = 0; at[S].attempt = 0;
-  at[S].pending = 0; at[S].was_ready = 0; at[S].unwanted = 0; at[S].withdrawing = 0
+  at[S].pending = 0; at[S].was_ready = 0; at[S].unwanted = 0; at[S].withdrawing = 0; at[S].told_again = 0
 }
 inline offer_returned(S, T, R, A) {
   at[S].generation++; at[S].pending = 1;
@@ -906,7 +914,15 @@ inline do_start() {  /* n of version g */
   found = 0; xx = me * SPH;
   do
   :: xx < (me + 1) * SPH ->
-     if :: at[xx].state != 0 && at[xx].origin == sid && !at[xx].was_ready -> found = 1 :: else fi;
+     if
+     :: at[xx].state != 0 && at[xx].origin == sid && !at[xx].was_ready ->
+        found = 1;
+#ifndef BUG_FORGET_A_START_WHILE_CLAIMING
+        at[xx].told_again = (at[xx].state == CLAIMING);
+#endif
+        skip
+     :: else
+     fi;
      xx++
   :: else -> break
   od;
@@ -985,7 +1001,13 @@ end:
        :: op == CLAIMED ->
           if
           :: at[sb].state == CLAIMING && at[sb].origin == sid ->
-             if :: arg -> at[sb].state = STARTING; myself(READY) :: else -> clear(sb) fi
+             if
+             :: arg -> at[sb].state = STARTING; at[sb].told_again = 0; myself(READY)
+             :: !arg && at[sb].told_again ->  /* the refusal may be older than what it was told */
+                at[sb].told_again = 0;
+                send(up, CLAIM, NO, 0, sb, 0, sid, 0, 0)
+             :: !arg && !at[sb].told_again -> clear(sb)
+             fi
           :: else
           fi
        :: op == READY ->
