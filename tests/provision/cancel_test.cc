@@ -190,6 +190,69 @@ TEST_CASE("a cancel that comes after the reply changes nothing", "[provision][ca
   CHECK(stage.results.back().ok());
 }
 
+TEST_CASE("the host alone: a cancel that comes late ends no later call on the same sandbox",
+          "[provision][cancel]") {
+  HostStage stage;
+  warm(stage);
+  const SandboxId id = stage.host->sandboxes()[0].id;
+  asio::cancellation_signal signal;
+  std::vector<HostReply> replies;
+  const auto call = [&](Token token) {
+    HostCall call{.sandbox = id, .token = token, .deadline = stage.clock->now() + 1s};
+    call.lease.request.sequence = token;
+    auto keep = asio::bind_executor(stage.io.get_executor(),
+                                    [&](HostReply reply) { replies.push_back(std::move(reply)); });
+    if (token == 1000)
+      stage.host->async_call(std::move(call), asio::bind_cancellation_slot(signal.slot(), std::move(keep)));
+    else
+      stage.host->async_call(std::move(call), std::move(keep));
+  };
+  call(1000);
+  stage.run();
+  REQUIRE(stage.script.calls.size() == 1);
+  Channel::CallHandler done = std::move(stage.script.calls[0]);
+  stage.script.calls.clear();
+  asio::post(stage.io, [&] {
+    done(CallResult{});
+    call(1001);  // begins in the same turn
+    signal.emit(asio::cancellation_type::total);
+  });
+  stage.run();
+  REQUIRE(replies.size() == 1);
+  CHECK(replies[0].status.ok());
+  REQUIRE(stage.script.calls.size() == 1);
+  stage.answer();
+  REQUIRE(replies.size() == 2);
+  CHECK(replies[1].status.ok());
+  CHECK(stage.host->sandboxes().size() == 1);
+}
+
+TEST_CASE("a signal may outlive everything, and speak", "[provision][cancel]") {
+  asio::cancellation_signal of_host;
+  asio::cancellation_signal of_invoker;
+  {
+    HostStage stage;
+    warm(stage);
+    Invocation invocation{.function = stage.idle->resolve("f").value(), .cancel = Cancel::running_too};
+    stage.invoker->async_invoke(
+        std::move(invocation),
+        asio::bind_cancellation_slot(of_invoker.slot(),
+                                     asio::bind_executor(stage.io.get_executor(), [](InvocationResult) {})));
+    stage.run();
+    stage.answer();
+    HostCall call{
+        .sandbox = stage.host->sandboxes()[0].id, .token = 1000, .deadline = stage.clock->now() + 1s};
+    stage.host->async_call(
+        std::move(call), asio::bind_cancellation_slot(
+                             of_host.slot(), asio::bind_executor(stage.io.get_executor(), [](HostReply) {})));
+    stage.run();
+    stage.answer();
+  }
+  // Their loop is gone: whatever still pointed there would be found by a sanitizer.
+  of_invoker.emit(asio::cancellation_type::total);
+  of_host.emit(asio::cancellation_type::total);
+}
+
 TEST_CASE("a call that died and waits for its cause is answered when it is cancelled",
           "[provision][cancel]") {
   HostStage stage;
