@@ -236,10 +236,11 @@ class Reports {
     report.stamp = std::strtoull(end, nullptr, 10);
     ledger_.report(report);
     if (wanted_.load(std::memory_order_relaxed) != nullptr) {
-      const auto [function, work_us] = ledger_.call_of(report.call);
-      if (work_us >= 1000) {
-        if (const Server* server = wanted_.exchange(nullptr); server != nullptr && server->kill(report.pid)) {
-          ledger_.killed(KillKind::busy, {report.pid}, function);
+      const Clock::time_point began = Clock::now();
+      if (const int function = ledger_.at_work(report.call); function >= 0) {
+        const Server* server = wanted_.exchange(nullptr);
+        if (server != nullptr && server->kill(report.pid)) {
+          ledger_.killed(KillKind::busy, {report.pid}, function, began);
         }
       }
     }
@@ -418,16 +419,19 @@ class Run {
   }
 
   void kill_seen(Random& random, KillKind kind) {
-    const auto seen = kind == KillKind::any ? std::nullopt : server_.sandboxes();
-    if (!seen) {
+    const auto seen = server_.sandboxes();
+    if (seen) {
+      for (const SandboxSeen& sandbox : *seen) {
+        if (sandbox.pid > 0) ledger_.sandbox_seen(sandbox.id, sandbox.pid);
+      }
+    }
+    const Clock::time_point began = Clock::now();
+    if (!seen || kind == KillKind::any) {
       std::vector<pid_t> all = server_.members();
       if (all.empty()) return;
       const pid_t pid = all[below(random, all.size())];
-      if (server_.kill(pid)) ledger_.killed(KillKind::any, {pid}, -1);
+      if (server_.kill(pid)) ledger_.killed(KillKind::any, {pid}, -1, began);
       return;
-    }
-    for (const SandboxSeen& sandbox : *seen) {
-      if (sandbox.pid > 0) ledger_.sandbox_seen(sandbox.id, sandbox.pid);
     }
     const auto index_of = [](const std::string& name) {
       for (int i = 0; i < kFunctionCount; ++i) {
@@ -442,7 +446,7 @@ class Run {
         if (sandbox.function == kFunctions[index].name && server_.kill(sandbox.pid))
           dead.push_back(sandbox.pid);
       }
-      ledger_.killed(kind, dead, index);
+      ledger_.killed(kind, dead, index, began);
       return;
     }
     std::vector<const SandboxSeen*> fit;
@@ -458,7 +462,7 @@ class Run {
       return;
     }
     const SandboxSeen& victim = *fit[below(random, fit.size())];
-    if (server_.kill(victim.pid)) ledger_.killed(kind, {victim.pid}, index_of(victim.function));
+    if (server_.kill(victim.pid)) ledger_.killed(kind, {victim.pid}, index_of(victim.function), began);
   }
 
   // -- Shortages
@@ -602,6 +606,15 @@ void print(const Figures& f) {
   row("answered", f.answered);
   row("  with 200", f.ok);
   for (const auto& [error, count] : f.errors) row(("  with " + error).c_str(), count);
+  if (!f.death_to_answer.empty()) {
+    const auto at = [&](double share) {
+      const auto index = static_cast<std::size_t>(share * static_cast<double>(f.death_to_answer.size() - 1));
+      return std::chrono::duration<double, std::milli>(f.death_to_answer[index]).count();
+    };
+    std::printf("  %-44s %12.1f\n", "ms from kill to 502, p50", at(0.5));
+    std::printf("  %-44s %12.1f\n", "ms from kill to 502, p99", at(0.99));
+    std::printf("  %-44s %12.1f\n", "ms from kill to 502, most", at(1));
+  }
   row("executed", f.executed);
   row("  at a later attempt", f.retried);
   row("  most attempts", f.most_attempts);

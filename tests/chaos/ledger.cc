@@ -62,6 +62,8 @@ void Ledger::end(CallId id, Outcome outcome, const Answer& answer, std::uint32_t
   call.outcome = outcome;
   if (outcome != Outcome::answered) return;
   call.status = static_cast<std::uint16_t>(answer.status);
+  const std::string sandbox = answer.header("x-faaskit-sandbox");
+  if (call.executions > 0 && !sandbox.empty()) sandboxes_[sandbox] = call.pid;
   if (answer.status == 200) {
     char expected[96];
     unsigned long long stamp = 0;
@@ -74,12 +76,11 @@ void Ledger::end(CallId id, Outcome outcome, const Answer& answer, std::uint32_t
     if (call.wrong && figures_.notes.size() < kNotes) {
       figures_.notes.push_back("wrong: '" + answer.body.substr(0, 100) + "', not '" + expected + "'");
     }
-    if (call.executions > 0) sandboxes_[answer.header("x-faaskit-sandbox")] = call.pid;
     return;
   }
   Trouble trouble;
   error_of(answer.body, trouble.code, trouble.message);
-  trouble.sandbox = answer.header("x-faaskit-sandbox");
+  trouble.sandbox = sandbox;
   call.trouble = static_cast<std::int32_t>(troubles_.size());
   troubles_.push_back(std::move(trouble));
 }
@@ -99,10 +100,11 @@ void Ledger::report(const Report& report) {
   if (call.stamp == 0) call.stamp = report.stamp;
 }
 
-std::pair<int, std::uint32_t> Ledger::call_of(CallId id) const {
+int Ledger::at_work(CallId id) const {
   std::lock_guard lock(mutex_);
-  if (id == 0 || id > calls_.size()) return {-1, 0};
-  return {calls_[id - 1].function, calls_[id - 1].work_us};
+  if (id == 0 || id > calls_.size()) return -1;
+  const Call& call = calls_[id - 1];
+  return call.work_us >= 1000 && call.kind != CallKind::abandoned ? call.function : -1;
 }
 
 std::uint64_t Ledger::deploying(int function) {
@@ -142,14 +144,14 @@ void Ledger::removed(int index, bool accepted) {
   function.least_stamp = function.last_stamp + 1;
 }
 
-void Ledger::killed(KillKind kind, const std::vector<pid_t>& pids, int function) {
+void Ledger::killed(KillKind kind, const std::vector<pid_t>& pids, int function, Clock::time_point began) {
   if (pids.empty()) return;
   std::lock_guard lock(mutex_);
   ++figures_.kills[static_cast<int>(kind)];
   figures_.processes_killed += pids.size();
-  for (const pid_t pid : pids) kills_.insert({pid, {.when = Clock::now(), .pid = pid}});
+  for (const pid_t pid : pids) kills_.insert({pid, began});
   for (int i = 0; i < static_cast<int>(functions_.size()); ++i) {
-    if (function == i || function < 0) functions_[i].kills.push_back(Clock::now());
+    if (function == i || function < 0) functions_[i].kills.push_back(began);
   }
 }
 
@@ -181,14 +183,20 @@ bool Ledger::lacked(Lack lack, const Call& call) const {
   });
 }
 
-bool Ledger::was_killed(const Call& call) const {
-  const auto killed = [&](pid_t pid) {
-    const auto [from, to] = kills_.equal_range(pid);
-    return std::any_of(from, to, [&](const auto& entry) { return entry.second.when <= call.ended; });
-  };
-  if (call.pid != 0) return killed(call.pid);
-  const auto sandbox = sandboxes_.find(troubles_[call.trouble].sandbox);
-  return sandbox != sandboxes_.end() && killed(sandbox->second);
+std::optional<Clock::time_point> Ledger::killed_at(const Call& call) const {
+  pid_t pid = call.pid;
+  if (pid == 0) {
+    const auto sandbox = sandboxes_.find(troubles_[call.trouble].sandbox);
+    if (sandbox == sandboxes_.end()) return std::nullopt;
+    pid = sandbox->second;
+  }
+  // Numbers of processes come round: the last one before the answer.
+  std::optional<Clock::time_point> last;
+  const auto [from, to] = kills_.equal_range(pid);
+  for (auto at = from; at != to; ++at) {
+    if (at->second <= call.ended && (!last || *last < at->second)) last = at->second;
+  }
+  return last;
 }
 
 // Why the failure table allows this error; null if it does not.
@@ -199,7 +207,7 @@ const char* Ledger::excuse(const Call& call) const {
   if (call.status == 504 && code == "deadline_exceeded") {
     return call.kind == CallKind::overdue ? "overdue" : nullptr;
   }
-  if (call.status == 502 && code == "sandbox_died") return was_killed(call) ? "killed" : nullptr;
+  if (call.status == 502 && code == "sandbox_died") return killed_at(call) ? "killed" : nullptr;
   if (call.status == 404 && code == "not_found") {
     const bool absent = std::ranges::any_of(
         function.absences, [&](const Span& span) { return span.from <= call.ended && call.sent <= span.to; });
@@ -225,8 +233,6 @@ Figures Ledger::judge(double seconds) const {
   std::map<std::string, std::uint64_t> deaths;
   const auto note = [&](const Call& call, const std::string& what) {
     if (f.notes.size() >= kNotes) return;
-    const auto id = static_cast<std::uint64_t>(&call - &calls_[0]);
-    (void)id;
     std::string text =
         what + ": " + functions_[call.function].name + " status " + std::to_string(call.status) + " stamp " +
         std::to_string(call.stamp) + " (least " + std::to_string(call.least_stamp) + ", most " +
@@ -301,6 +307,7 @@ Figures Ledger::judge(double seconds) const {
           note(call, "error");
         }
         if (call.status == 502) {
+          if (const auto when = killed_at(call)) f.death_to_answer.push_back(call.ended - *when);
           if (++deaths[troubles_[call.trouble].sandbox] == 2) {
             ++f.deaths_per_kill_exceeded;
             note(call, "a second death of one sandbox");
@@ -314,6 +321,7 @@ Figures Ledger::judge(double seconds) const {
         break;
     }
   }
+  std::ranges::sort(f.death_to_answer);
   return f;
 }
 

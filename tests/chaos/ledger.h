@@ -12,6 +12,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,7 +50,8 @@ struct Figures {
   std::uint64_t calls = 0, answered = 0, ok = 0, executed = 0, retried = 0, most_attempts = 0;
   std::uint64_t abandoned = 0, closed_unbegun = 0;
   std::uint64_t deploys = 0, deploys_refused = 0, removals = 0, fills = 0, shortages = 0;
-  std::map<std::string, std::uint64_t> errors{};  // by status and code
+  std::map<std::string, std::uint64_t> errors{};   // by status and code
+  std::vector<Clock::duration> death_to_answer{};  // sorted; from the signal to the 502
   // What must be 0.
   std::uint64_t unanswered = 0, hangs = 0, malformed = 0, wrong = 0, stale = 0, refused_code = 0;
   std::uint64_t executed_twice = 0, unreported = 0, errors_not_allowed = 0, reports_of_nobody = 0;
@@ -66,8 +68,8 @@ class Ledger {
   // The text that the function is sent, whose checksum must come back.
   void end(CallId call, Outcome outcome, const Answer& answer, std::uint32_t checksum);
   void report(const Report& report);
-  // The work of a call that was reported just now, and its function; for who wants to kill it at work.
-  std::pair<int, std::uint32_t> call_of(CallId call) const;
+  // The function of a call that has work to do and a client that waits, else -1: for who wants to kill it.
+  int at_work(CallId call) const;
 
   // -- Deploys, one at a time per function
   std::uint64_t deploying(int function);
@@ -76,7 +78,8 @@ class Ledger {
   void removed(int function, bool accepted);
 
   // -- Faults
-  void killed(KillKind kind, const std::vector<pid_t>& pids, int function);
+  // `began`: before the first signal was sent. `function`: -1 if nobody knows.
+  void killed(KillKind kind, const std::vector<pid_t>& pids, int function, Clock::time_point began);
   void sandbox_seen(const std::string& id, pid_t pid);
   void lacking(Lack lack);
   void no_longer_lacking(Lack lack);
@@ -113,21 +116,17 @@ class Ledger {
     std::vector<Span> absences{};  // from a removal's sending to the acknowledgement of the next deploy
     std::vector<Clock::time_point> kills{};
   };
-  struct Kill {
-    Clock::time_point when{};
-    pid_t pid = 0;
-  };
-
   bool lacked(Lack lack, const Call& call) const;
   const char* excuse(const Call& call) const;
-  bool was_killed(const Call& call) const;
+  // When what ran the call was killed, if it was.
+  std::optional<Clock::time_point> killed_at(const Call& call) const;
 
   mutable std::mutex mutex_;
   std::vector<Function> functions_;
   std::deque<Call> calls_;
   std::vector<Trouble> troubles_;
   std::map<std::string, pid_t> sandboxes_;
-  std::multimap<pid_t, Kill> kills_;
+  std::multimap<pid_t, Clock::time_point> kills_;
   std::vector<Span> lacks_[2];
   Figures figures_;
 };
