@@ -82,7 +82,9 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
                  .sandbox = sandbox.id,
                  .logs = context_->parts.logs,
                  .tail_bytes = context_->options.log_tail_bytes,
-                 .max_log_bytes = context_->options.max_log_bytes}) {}
+                 .max_log_bytes = context_->options.max_log_bytes,
+                 .max_log_bytes_per_second = context_->options.max_log_bytes_per_second,
+                 .clock = context_->parts.clock}) {}
 
   // The process exists: open the line and wait for its hello.
   void born(NewSandbox made);

@@ -62,10 +62,13 @@ void SandboxOutput::take(std::string_view bytes) {
   tail.append(bytes);
   if (tail.size() > options_.tail_bytes) tail.erase(0, tail.size() - options_.tail_bytes);
   const std::uint64_t room = options_.max_log_bytes - std::min(options_.max_log_bytes, written_.bytes);
-  const std::size_t taken = std::min<std::size_t>(bytes.size(), room);
+  const std::size_t allowed = std::min<std::size_t>(bytes.size(), room);
+  const std::size_t taken = std::min<std::size_t>(allowed, room_in_this_second());
+  beyond_invocation_ += bytes.size() - allowed;
+  beyond_second_ += allowed - taken;
   written_.lost_bytes += bytes.size() - taken;
-  untold_bytes_ += bytes.size() - taken;
   written_.bytes += taken;
+  second_bytes_ += taken;
   if (taken == 0 || !options_.logs) return;
   options_.logs->write({.function = options_.function,
                         .sandbox = options_.sandbox,
@@ -74,14 +77,29 @@ void SandboxOutput::take(std::string_view bytes) {
                         .lost_bytes = 0});
 }
 
+std::uint64_t SandboxOutput::room_in_this_second() {
+  const TimePoint now = options_.clock->now();
+  if (second_begun_ == TimePoint::min() || now - second_begun_ >= std::chrono::seconds(1)) {
+    second_begun_ = now;
+    second_bytes_ = 0;
+  }
+  return options_.max_log_bytes_per_second - second_bytes_;
+}
+
 void SandboxOutput::tell_lost() {
-  const std::uint64_t lost = std::exchange(untold_bytes_, 0);
+  tell_lost(beyond_invocation_, LogBound::invocation);
+  tell_lost(beyond_second_, LogBound::second);
+}
+
+void SandboxOutput::tell_lost(std::uint64_t& bytes, LogBound bound) {
+  const std::uint64_t lost = std::exchange(bytes, 0);
   if (lost == 0 || !options_.logs) return;
   options_.logs->write({.function = options_.function,
                         .sandbox = options_.sandbox,
                         .request = request_,
                         .bytes = {},
-                        .lost_bytes = lost});
+                        .lost_bytes = lost,
+                        .bound = bound});
 }
 
 void SandboxOutput::begin(const RequestId& request) {

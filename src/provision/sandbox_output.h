@@ -1,6 +1,7 @@
 // Private: what a sandbox writes to stdout and stderr, cut into invocations: what is read between begin() and
 // end() belongs to that one, all else to the sandbox itself. Everything is bounded: what is kept for the
-// caller, and what goes to the log of one invocation; more is counted and dropped.
+// caller, what goes to the log of one invocation, and what goes there in a second; more is counted and
+// dropped.
 //
 // On the thread of the sandbox's home shard.
 #pragma once
@@ -14,6 +15,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 
 #include "faaskit/core/ids.h"
+#include "faaskit/port/clock.h"
 #include "faaskit/port/log_sink.h"
 #include "faaskit/port/unique_fd.h"
 
@@ -29,6 +31,8 @@ class SandboxOutput {
     std::shared_ptr<LogSink> logs;  // may be null
     std::size_t tail_bytes = 0;
     std::uint64_t max_log_bytes = 0;
+    std::uint64_t max_log_bytes_per_second = 0;
+    std::shared_ptr<Clock> clock;
   };
   explicit SandboxOutput(Options options) : options_(std::move(options)) {}
 
@@ -54,12 +58,18 @@ class SandboxOutput {
  private:
   void take(std::string_view bytes);
   void tell_lost();
+  void tell_lost(std::uint64_t& bytes, LogBound bound);
+  std::uint64_t room_in_this_second();
 
   const Options options_;
   std::optional<asio::posix::stream_descriptor> pipe_;
   RequestId request_{};  // none: it is the sandbox's own
   Written written_;
-  std::uint64_t untold_bytes_ = 0;  // lost, and not in the log yet
+  // Lost to either bound, and not in the log yet.
+  std::uint64_t beyond_invocation_ = 0;
+  std::uint64_t beyond_second_ = 0;
+  TimePoint second_begun_ = TimePoint::min();
+  std::uint64_t second_bytes_ = 0;
 };
 
 }  // namespace faaskit

@@ -242,7 +242,9 @@ std::string log_lines(const LogRecord& record, Time arrived) {
   }
   if (record.lost_bytes > 0)
     absl::StrAppend(&text, prefix, "! [", record.lost_bytes,
-                    " bytes lost: more than one invocation may write]\n");
+                    record.bound == LogBound::invocation
+                        ? " bytes lost: more than one invocation may write]\n"
+                        : " bytes lost: more than a sandbox may write in a second]\n");
   return text;
 }
 

@@ -1,4 +1,6 @@
 // What travels with an invocation, both ways: if these failed, a door could not speak HTTP with a function.
+#include <map>
+
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 
@@ -182,6 +184,29 @@ TEST_CASE("output beyond the bound is counted, per invocation, in log and record
   CHECK(stage.records->records[0].lost_log_bytes == 3);
   CHECK(stage.records->records[1].log_bytes == 1);
   CHECK(stage.records->records[1].lost_log_bytes == 0);
+}
+
+// If it failed: a function of short calls that talk fills the disk, each of them within its own bound.
+TEST_CASE("output beyond a sandbox's bound per second is counted, and the next second has room again",
+          "[provision][log]") {
+  HostStage stage({.max_log_bytes = 10, .max_log_bytes_per_second = 15});
+  stage.deploy("f");
+  const auto call_and_write = [&](const std::string& text) {
+    stage.call("f");
+    stage.write_output(text);
+    stage.answer();
+    return stage.logs->of(stage.results.back().request);
+  };
+  CHECK(call_and_write("0123456789") == "0123456789");
+  CHECK(call_and_write("0123456789abc") == "01234");
+  CHECK(call_and_write("x") == "");
+  std::map<LogBound, std::uint64_t> lost;
+  for (const LogRecord& record : stage.logs->records) lost[record.bound] += record.lost_bytes;
+  CHECK(lost[LogBound::invocation] == 3);
+  CHECK(lost[LogBound::second] == 6);
+  CHECK(stage.records->records[1].lost_log_bytes == 8);
+  stage.clock->advance(std::chrono::seconds(1));
+  CHECK(call_and_write("x") == "x");
 }
 
 // ---- memory

@@ -35,9 +35,12 @@ TEST_CASE("lines tell when, which sandbox, which request, and whose words", "[si
   LogRecord late = log("f", 0, "late\n");
   late.lost_bytes = 5;
   sink->write(late);
+  late.bytes.clear();
+  late.bound = LogBound::second;
+  sink->write(late);
   REQUIRE(sink->flush(20s).ok());
   const std::vector<std::string> lines = lines_of(text_of(folder.path() + "/logs/f.log"));
-  REQUIRE(lines.size() == 8);
+  REQUIRE(lines.size() == 9);
   const std::regex form(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z sb-1f-3 (rq-2a-\d|-) [|+!] .*)");
   for (const std::string& line : lines) CHECK(std::regex_match(line, form));
   const auto rest = [&](std::size_t i) { return lines[i].substr(25); };
@@ -49,6 +52,7 @@ TEST_CASE("lines tell when, which sandbox, which request, and whose words", "[si
   CHECK(rest(5) == "sb-1f-3 rq-2a-8 | \\x1b[31m\\x5c");
   CHECK(rest(6) == "sb-1f-3 - | late");
   CHECK(rest(7) == "sb-1f-3 - ! [5 bytes lost: more than one invocation may write]");
+  CHECK(rest(8) == "sb-1f-3 - ! [5 bytes lost: more than a sandbox may write in a second]");
   CHECK(sink->stats().lost_bytes == 0);
   struct stat info{};
   REQUIRE(::stat((folder.path() + "/logs").c_str(), &info) == 0);

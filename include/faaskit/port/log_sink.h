@@ -13,14 +13,18 @@
 
 namespace faaskit {
 
+// Which bound on a sandbox's output was reached: LocalHostOptions::max_log_bytes or max_log_bytes_per_second.
+enum class LogBound : std::uint8_t { invocation, second };
+
 struct LogRecord {
   std::string function{};
   SandboxId sandbox{};
   // Set if the bytes were written during an invocation; late output and init belong to the sandbox.
   RequestId request{};
   std::string bytes{};
-  // Bytes beyond the per-invocation bound, counted and not kept.
+  // Bytes beyond `bound`, counted and not kept.
   std::uint64_t lost_bytes = 0;
+  LogBound bound = LogBound::invocation;
 };
 
 class FAASKIT_EXPORT LogSink {

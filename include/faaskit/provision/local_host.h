@@ -55,6 +55,9 @@ struct LocalHostOptions {
   std::size_t log_tail_bytes = 4096;
   // Passed to the LogSink per invocation; more is counted and dropped.
   std::size_t max_log_bytes = 256 << 10;
+  // Passed to the LogSink per sandbox and second, whatever its invocations may write each: short calls that
+  // talk must not fill the disk. Counted in whole seconds; more is counted and dropped.
+  std::size_t max_log_bytes_per_second = 1 << 20;
   // Measures the peak memory of every call, at the price of a write before it and a read after it: some ten
   // microseconds.
   bool measure_memory = true;
