@@ -4,6 +4,10 @@
 #include <sys/mount.h>
 #include <sys/wait.h>
 
+#include <atomic>
+#include <thread>
+#include <vector>
+
 #include "machine.h"
 
 namespace faaskit::cgroup {
@@ -279,6 +283,50 @@ TEST_CASE("a name whose directory is a link is not taken, and what it points to 
   CHECK_FALSE(status.ok());
   CHECK(std::filesystem::exists(elsewhere.path() + "/precious"));
   CHECK(groups_of(name).empty());
+}
+
+TEST_CASE("hosts that come and go while others sweep: none loses what it has, nothing is left",
+          "[cgroup][sweep]") {
+  Machine machine;
+  const std::string& run = machine.dir.path();
+  std::atomic<bool> stop{false};
+  std::atomic<int> wrong{0};
+  std::atomic<int> failed_sweeps{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        const absl::StatusOr<SweepReport> report = sweep(run);
+        if (!report.ok() || report->failed > 0) ++failed_sweeps;
+      }
+    });
+  }
+  std::vector<std::thread> hosts;
+  for (int t = 0; t < 4; ++t) {
+    hosts.emplace_back([&, t] {
+      // A name of its own that is used again and again.
+      const std::string name = unique_instance("busy" + std::to_string(t));
+      for (int i = 0; i < 10; ++i) {
+        auto freezer = make_freezer({.instance = name, .choice = Choice::cgroup_v2, .runtime_dir = run});
+        if (!freezer.ok()) {
+          UNSCOPED_INFO(freezer.status().ToString());
+          ++wrong;
+          continue;
+        }
+        auto seat = (*freezer)->prepare({.name = "sb-1"});
+        const bool there = seat.ok() && std::filesystem::exists(run + "/" + name + "/lock") &&
+                           std::filesystem::exists(machine.v2 + "/faaskit-" + name + "/sb-1");
+        if (!there) ++wrong;
+      }
+    });
+  }
+  for (std::thread& host : hosts) host.join();
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+  CHECK(failed_sweeps == 0);
+  CHECK(sweep(run).ok());
+  CHECK(std::filesystem::is_empty(run));
 }
 
 }  // namespace

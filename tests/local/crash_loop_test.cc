@@ -61,6 +61,15 @@ TEST_CASE("one that is killed by a signal in its init: the signal is told", "[lo
   CHECK_THAT(std::string(result.status.message()), ContainsSubstring("killed by signal 11"));
 }
 
+TEST_CASE("a memory limit that is too small to start with: that is told", "[local][crash]") {
+  Stage stage;
+  stage.deploy({.name = "f", .limits = {.memory_bytes = 2ull << 20}, .retry = kQuick});
+  const InvocationResult result = stage.invoke("f", "echo x");
+  CHECK(absl::IsUnavailable(result.status));
+  CHECK_THAT(std::string(result.status.message()),
+             ContainsSubstring("out of memory: the limit is 2097152 bytes"));
+}
+
 TEST_CASE("the breaker opens: calls are answered at once, with the last error, and nothing is started",
           "[local][crash]") {
   Stage stage;
