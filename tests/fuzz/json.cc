@@ -2,6 +2,9 @@
 // little reader and writer of the mini-platform stand in the same test.
 #include "json/json.h"
 
+#include <cmath>
+#include <limits>
+
 #include <absl/status/status.h>
 
 #include "examples/mini_platform/json.h"
@@ -22,7 +25,25 @@ int depth_of(const boost::json::value& value) {
   return 0;
 }
 
-// NaN cannot be written, so equality is equality.
+// Boost reads a double to within a few units in its last place: the same text need not come back.
+bool same(const boost::json::value& a, const boost::json::value& b) {
+  if (const auto* left = a.if_object()) {
+    const auto* right = b.if_object();
+    return right != nullptr && left->size() == right->size() &&
+           std::all_of(left->begin(), left->end(), [&](const auto& pair) {
+             const auto* other = right->if_contains(pair.key());
+             return other != nullptr && same(pair.value(), *other);
+           });
+  }
+  if (const auto* left = a.if_array()) {
+    const auto* right = b.if_array();
+    return right != nullptr && std::equal(left->begin(), left->end(), right->begin(), right->end(), same);
+  }
+  if (!a.is_double()) return a == b;
+  const double scale = std::max(std::abs(a.as_double()), std::numeric_limits<double>::min());
+  return b.is_double() && std::abs(a.as_double() - b.as_double()) <= scale * 1e-14;
+}
+
 void check_parse(std::string_view text) {
   const auto value = faaskit::json::parse("it", text);
   if (!value.ok()) {
@@ -36,7 +57,7 @@ void check_parse(std::string_view text) {
   // A number beyond all doubles is read as infinity, which has no text in JSON.
   if (!again.ok() && printed.find("Infinity") != std::string::npos) return;
   FUZZ_CHECK(again.ok());
-  FUZZ_CHECK(boost::json::serialize(*again) == printed);
+  FUZZ_CHECK(same(*value, *again));
 }
 
 void check_texts(std::string_view text) {
