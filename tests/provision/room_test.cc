@@ -154,9 +154,13 @@ TEST_CASE("a start that was claimed for room gets it when a sandbox becomes idle
 
 TEST_CASE("a start that was claimed for room and finds none is given back in time, and comes again",
           "[provision][room]") {
-  Claimed stage;
+  // Nothing else happens there for hours.
+  Claimed stage({.limits = {.max_sandboxes = 1}, .announce_period = 10h});
   const StartId first = stage.idle->claims.back().start;
-  stage.pass(10s, 100ms);
+  stage.pass(9900ms, 100ms);
+  CHECK(stage.stats("b").starts_admitted == 1);
+  stage.pass(200ms, 100ms);
+  CHECK(stage.stats("b").starts_admitted == 2);
   stage.pass(2s, 100ms);
   CHECK(stage.stats("b").waiters == 1);
   CHECK(stage.stats("b").starts_in_flight == 1);  // another one
@@ -204,6 +208,7 @@ TEST_CASE("a stop gives back what was claimed for room", "[provision][room]") {
   stage.pass(200ms);
   CHECK(stopped);
   CHECK(stage.script.created == 1);
+  CHECK(stage.stats("b").starts_admitted == 2);  // the first is gone, and somebody waits
 }
 
 TEST_CASE("a stop waits for the answer to a claim for room", "[provision][room]") {
