@@ -304,6 +304,11 @@ class Run {
     if (answer.status == 507 || answer.status == 503 || answer.status == 400 || answer.status == -1) {
       if (lacking) return;
     }
+    // Code is looked at in a sandbox, too, and that one may have been hit.
+    if (answer.status == 503 && Clock::now() < last_at_random_.load() + 5s &&
+        (answer.body.find("ended") != std::string::npos || answer.body.find("killed") != std::string::npos)) {
+      return;
+    }
     ledger_.admin_error(std::string(what) + " " + kFunctions[index].name + ": " +
                         std::to_string(answer.status) + " " + answer.body.substr(0, 300));
   }
@@ -429,6 +434,7 @@ class Run {
     if (!seen || kind == KillKind::any) {
       std::vector<pid_t> all = server_.members();
       if (all.empty()) return;
+      last_at_random_ = Clock::now();
       const pid_t pid = all[below(random, all.size())];
       if (server_.kill(pid)) ledger_.killed(KillKind::any, {pid}, -1, began);
       return;
@@ -527,7 +533,7 @@ class Run {
     threads.emplace_back([this] { changes(); });
     threads.emplace_back([this] { shortages(); });
     const Clock::time_point end = Clock::now() + std::chrono::seconds(options_.seconds);
-    while (Clock::now() < end && !interrupted && server_.alive()) std::this_thread::sleep_for(20ms);
+    while (Clock::now() < end && !interrupted && server_.alive()) stop_.wait_for(20ms);
     stop_.now();
     for (std::thread& thread : threads) thread.join();
     reports_.want_busy(nullptr);
@@ -569,6 +575,7 @@ class Run {
   Ledger& ledger_;
   Reports& reports_;
   Stop stop_, after_;
+  std::atomic<Clock::time_point> last_at_random_{Clock::now() - 1h};
   std::atomic<Clock::time_point> lacking_until_{Clock::time_point::min()};
 };
 
