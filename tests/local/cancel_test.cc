@@ -153,27 +153,29 @@ TEST_CASE("a streamed reply that is cancelled half-way is cut, and its sandbox e
 def handler(payload, context):
     while True: yield b"x" * 65536
 )");
-  asio::thread_pool thread(1);
-  asio::cancellation_signal signal;
-  auto slow = std::make_shared<Slow>();
-  std::promise<InvocationResult> promise;
-  asio::post(thread, [&] {
-    local::InvokeOptions options;
-    options.stream = slow;
-    options.cancel = Cancel::running_too;
-    stage.platform->async_invoke(
-        "f", {}, options,
-        asio::bind_cancellation_slot(signal.slot(),
-                                     asio::bind_executor(thread.get_executor(), [&](InvocationResult result) {
-                                       promise.set_value(std::move(result));
-                                     })));
-  });
-  REQUIRE(eventually([&] { return slow->began.load(); }));
-  asio::post(thread, [&] { signal.emit(asio::cancellation_type::terminal); });
-  const InvocationResult result = promise.get_future().get();
-  CHECK(absl::IsCancelled(result.status));
-  REQUIRE(eventually([&] { return empty(*stage.platform); }));
-  thread.join();
+  for (const Cancel cancel : {Cancel::running_too, Cancel::streamed_too}) {
+    asio::thread_pool thread(1);
+    asio::cancellation_signal signal;
+    auto slow = std::make_shared<Slow>();
+    std::promise<InvocationResult> promise;
+    asio::post(thread, [&] {
+      local::InvokeOptions options;
+      options.stream = slow;
+      options.cancel = cancel;
+      stage.platform->async_invoke(
+          "f", {}, options,
+          asio::bind_cancellation_slot(
+              signal.slot(), asio::bind_executor(thread.get_executor(), [&](InvocationResult result) {
+                promise.set_value(std::move(result));
+              })));
+    });
+    REQUIRE(eventually([&] { return slow->began.load(); }));
+    asio::post(thread, [&] { signal.emit(asio::cancellation_type::terminal); });
+    const InvocationResult result = promise.get_future().get();
+    CHECK(absl::IsCancelled(result.status));
+    REQUIRE(eventually([&] { return empty(*stage.platform); }));
+    thread.join();
+  }
 }
 
 TEST_CASE("200 cancels at random moments: one answer each, none runs twice, nothing is left behind",
