@@ -156,6 +156,7 @@ AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
   }
 
   auto waiter = std::make_unique<Waiter>(wanted);
+  const bool full = f.queue->waiter_count() >= f.queue->config().caps.max_waiters;
   const FunctionQueue::AcquireResult result = f.queue->acquire(*waiter, world_.now(), f.effects);
   AcquireAnswer answer{.outcome = result.outcome, .granted = {}, .ticket = 0, .status = result.status};
   Step step{.name = absl::StrFormat("acquire %s", to_string(LeaseId{wanted.request, wanted.attempt})),
@@ -171,6 +172,11 @@ AcquireAnswer Engine::acquire(const std::string& name, const Waiter& wanted) {
     }
     case Outcome_::queued: {
       answer.ticket = waiter->ticket;
+      if (kept == 0 && full) {
+        throw Violation(absl::StrFormat("overload: %s joins a line of %d; max_waiters is %d",
+                                        to_string(wanted.request), f.queue->waiter_count(),
+                                        f.queue->config().caps.max_waiters));
+      }
       if (kept != 0 && waiter->ticket != kept) {
         throw Violation(absl::StrFormat("I5: %s had ticket %d and waits with %d", to_string(wanted.request),
                                         kept, waiter->ticket));
@@ -509,6 +515,9 @@ void Engine::check(Function& f, const Step& step) {
     }
     if (version != config.version) {
       throw Violation(absl::StrFormat("I8: version %d is granted; %d is current", version, config.version));
+    }
+    if (draining_.contains(id.host)) {
+      throw Violation(absl::StrCat("drain: ", to_string(id), " is granted, and its host drains"));
     }
     if (queue.find(id)->suspect) {
       throw Violation(absl::StrCat("I1: ", to_string(id), " is granted under suspicion of its last holder"));

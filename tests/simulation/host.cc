@@ -33,12 +33,15 @@ Host::Held* Host::find(std::uint64_t number) {
 
 void Host::arrived(const StartRequest& start) {
   if (draining_) return forward_(start);
-  starts_.arrived(start, world_.now(), world_.memory_of(start.function));
+  if (starts_.arrived(start, world_.now(), world_.memory_of(start.function))) {
+    waiting_[start.function].starts.emplace(start.id, start.version);
+  }
   pump();
 }
 
 void Host::forget(const std::string& function, Version up_to) {
   starts_.forget(function, up_to);
+  std::erase_if(waiting_[function].starts, [&](const auto& entry) { return entry.second <= up_to; });
   pump();
 }
 
@@ -64,6 +67,21 @@ void Host::arm_room_timer() {
   });
 }
 
+// Where there is room for all, nobody's turn comes twice before everybody's has come once.
+void Host::check_turn(const StartRequest& start) {
+  for (auto& [function, waiting] : waiting_) {
+    if (function == start.function) {
+      waiting.starts.erase(start.id);
+      waiting.passed_over.clear();
+    } else if (waiting.starts.empty()) {
+      waiting.passed_over.clear();
+    } else if (world_.mode().ample_hosts && !waiting.passed_over.insert(start.function).second) {
+      throw Violation(absl::StrCat("fairness: ", node_.name, " starts ", start.function, " again, and ",
+                                   function, " waits"));
+    }
+  }
+}
+
 // Claimed for room, and not made after all.
 void Host::give_back(const StartRequest& start) {
   reserved_.erase(start.id);
@@ -83,6 +101,7 @@ void Host::begin(const StartMachine::Next& next) {
     throw Violation(
         absl::StrCat("room: ", to_string(start.id), next.claimed ? " is not claimed" : " is claimed"));
   }
+  check_turn(start);
   const SandboxId id = next.claimed ? reserved->second.id : SandboxId{.host = id_, .number = ++last_number_};
   if (next.claimed) reserved_.erase(reserved);
   const Sandbox sandbox{

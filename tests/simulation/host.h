@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "faaskit/invoke/invocation_machine.h"
@@ -89,6 +90,7 @@ class Host {
 
   Held* find(std::uint64_t number);
   void pump();
+  void check_turn(const StartRequest& start);
   void arm_room_timer();
   void give_back(const StartRequest& start);
   void begin(const StartMachine::Next& next);
@@ -123,6 +125,11 @@ class Host {
     SandboxId id;
   };
   std::map<StartId, Reserved> reserved_;  // claimed for room
+  struct Waiting {
+    std::map<StartId, Version> starts;
+    std::set<std::string> passed_over;  // who was served since
+  };
+  std::map<std::string, Waiting> waiting_;  // by function
   TimePoint room_timer_ = TimePoint::max();
   std::map<std::uint64_t, std::unique_ptr<Held>> sandboxes_;
   std::uint64_t last_number_ = 0;

@@ -59,7 +59,9 @@ void Invoker::cancel(std::uint64_t sequence, bool running_too) {
   });
   world_.trace(absl::StrCat(to_string(lease.lease), " is cancelled while it runs"));
   called(lease.lease, lease.token,
-         {.status = absl::CancelledError("by its caller"), .never_began = false, .clean = false});
+         {.status = absl::CancelledError("by its caller"),
+          .never_began = world_.chance("had not begun", lease.lease).chance(0.5),
+          .clean = false});
 }
 
 // It waits: it is taken out of line, and a lease that overtakes this is given back.

@@ -9,6 +9,12 @@ namespace faaskit::simulation {
 
 // ---- time
 
+namespace {
+
+constexpr std::uint64_t kMostAtOnce = 100'000;
+
+}  // namespace
+
 void World::at(TimePoint when, Node* node, std::function<void()> what) {
   events_.push({when, sequence_++, node, std::move(what)});
 }
@@ -28,6 +34,8 @@ bool World::step(TimePoint until) {
   if (events_.empty() || events_.top().when > until) return false;
   Event event = std::move(const_cast<Event&>(events_.top()));
   events_.pop();
+  steps_here_ = event.when == now_ ? steps_here_ + 1 : 0;
+  if (steps_here_ > kMostAtOnce) throw Violation("driver: again and again, and time stands still");
   now_ = event.when;
   ++steps_;
   if (event.node == nullptr) {

@@ -251,6 +251,7 @@ class World {
   bool healed_ = false;
   TimePoint now_ = kBegin;
   std::uint64_t steps_ = 0;
+  std::uint64_t steps_here_ = 0;  // at this moment
   std::uint64_t sequence_ = 0;
   std::priority_queue<Event> events_;
   std::map<SandboxId, Process> processes_;
