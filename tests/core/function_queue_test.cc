@@ -267,6 +267,30 @@ TEST_CASE("transcript: a restart keeps its ticket and disposes of its earlier le
   CHECK(f.queue.find(Script::id(1))->token == 3);
 }
 
+// The sandbox would stay disputed: only a host that has seen the token ends that.
+TEST_CASE("transcript: what is said of a refused lease is not said of a late duplicate's", "[core]") {
+  Script f(caps(2));
+  f.acquire(1);
+  f.acquire(2);
+  f.make(1, 1);
+  f.make(2, 2);
+  REQUIRE(f.queue.find(Script::id(1))->lease.request.sequence == 1);
+  CHECK(f.settle(1, Outcome::refused) == "settled");
+  CHECK(f.settle(2) == "settled");
+  // Sent before the refusal, heard after it.
+  CHECK(f.acquire(1, 1) == "leased sb2 warm");
+  auto waiter = std::make_unique<FunctionQueue::Waiter>();
+  waiter->request = {.invoker = 1, .sequence = 1};
+  waiter->attempt = 2;
+  waiter->previous = Outcome::refused;
+  waiter->previous_sandbox = Script::id(1);
+  waiter->previous_token = 1;
+  const FunctionQueue::AcquireResult again = f.queue.acquire(*waiter, f.now, f.effects);
+  CHECK(f.queue.stats().disputed == 1);
+  REQUIRE(again.outcome == FunctionQueue::AcquireOutcome::leased);
+  CHECK(again.record->sandbox.id == Script::id(2));
+}
+
 TEST_CASE("transcript: a repeated request keeps its place and its cover", "[core]") {
   Script f;
   CHECK(f.acquire(1) == "queued #1; start 1 v1");

@@ -53,6 +53,10 @@ class FAASKIT_EXPORT FunctionQueue {
     // What becomes of a lease of an earlier attempt that the engine still knows: reusable if it was
     // never used, refused if its host did not admit it.
     Outcome previous = Outcome::reusable;
+    // The lease that this is said of, if the caller names one. Any other lease of an earlier attempt went to
+    // a late duplicate and was never used: its host never saw the token, and would never end the dispute.
+    SandboxId previous_sandbox;
+    Token previous_token = 0;
     // A start was requested for this waiter (it makes the difference between stolen and queued).
     bool start_requested = false;
   };
