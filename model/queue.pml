@@ -153,6 +153,8 @@ byte rounds, due;
 bit crashed_invoker, crashed_host, did_pause, purged, flushed, snapped, failed_over;
 bit rested;           /* at rest, and well; until somebody does something */
 
+#define lost_memory (flushed || failed_over)
+
 /* ---- scratch: nothing outside an atomic step */
 
 mtype op; byte req, att, sb, tok, sid, arg, arg2;  /* the message at hand */
@@ -283,7 +285,11 @@ inline count() {
   do
   :: xx < NST ->
      if
+#ifdef BUG_COUNT_OLD_STARTS_AS_COVER
+     :: e.start[xx] != 0 -> starts++; covering++
+#else
      :: e.start[xx] != 0 -> starts++; if :: e.start_version[xx] == e.version -> covering++ :: else fi
+#endif
      :: else
      fi;
      xx++
@@ -501,9 +507,14 @@ inline do_repair() {  /* a: the attempt with which r waits, or 0 */
   fi
 }
 
+#ifdef BUG_KEEP_WAITERS_OF_THE_DEAD
+#define KEPT && 0
+#else
+#define KEPT
+#endif
 inline do_purge() {  /* g: the invoker */
   ii = 0;
-  do :: ii < NR -> if :: inv(ii) == arg -> e.waits[ii] = 0 :: else fi; ii++ :: else -> break od;
+  do :: ii < NR -> if :: inv(ii) == arg KEPT -> e.waits[ii] = 0 :: else fi; ii++ :: else -> break od;
   resend = 1;
   ii = 0;
   do
@@ -619,11 +630,8 @@ inline do_take_back() {
   fi
 }
 
-inline do_announce() {  /* s as its host has it: n state, g generation + 16 if its offer is pending, h highest; t, r, a */
-  xx = arg / 16; arg = arg % 16;
-#ifdef BUG_INSERT_PENDING_OFFERS
-  xx = 0;
-#endif
+inline do_announce() {  /* sb as its host has it: sid state, arg generation (+ 16 if its offer is pending), arg2 highest token; tok, req, att */
+  yy = arg / 16; arg = arg % 16;
   found = 0; jj = 0;
   do :: jj < NST -> if :: e.start[jj] == sb + 2 -> found = 1 :: else fi; jj++ :: else -> break od;
 #ifndef BUG_ANNOUNCE_HIDES_CLAIMS
@@ -633,11 +641,18 @@ inline do_announce() {  /* s as its host has it: n state, g generation + 16 if i
   :: else
   fi;
 #endif
+#ifndef BUG_CLAIM_OUTLIVES_ITS_OFFER
+  /* Its offer was acknowledged, by a memory that is lost: nobody offers it again. */
+  if
+  :: found && yy == 0 && (sid == WARM || sid == BUSY) -> forget_start_of(sb); found = 0
+  :: else
+  fi;
+#endif
   if
   :: e.rec[sb].state != NONE ->
      tell_host(host(sb), HELD, e.rec[sb].owner, e.rec[sb].attempt, sb, e.rec[sb].token, NO, e.rec[sb].state, e.rec[sb].suspect);
      if
-     :: e.rec[sb].state == DISPUTED && sid == WARM && xx == 0 && arg2 >= e.rec[sb].token ->
+     :: e.rec[sb].state == DISPUTED && sid == WARM && yy == 0 && arg2 >= e.rec[sb].token ->
         e.rec[sb].token = arg2;
         if :: arg > e.rec[sb].generation -> e.rec[sb].generation = arg :: else fi;
         freed = sb + 1
@@ -649,7 +664,7 @@ inline do_announce() {  /* s as its host has it: n state, g generation + 16 if i
         e.rec[sb].state = LEASED; e.rec[sb].token = arg2; e.rec[sb].generation = arg;
         e.rec[sb].owner = req; e.rec[sb].attempt = att; e.lease_of[req] = sb + 1
      :: sid == ENDING -> e.rec[sb].state = RETIRING; e.rec[sb].token = arg2; e.rec[sb].generation = arg
-     :: sid == WARM && xx == 0 -> e.rec[sb].token = arg2; e.rec[sb].generation = arg; freed = sb + 1
+     :: sid == WARM && yy == 0 -> e.rec[sb].token = arg2; e.rec[sb].generation = arg; freed = sb + 1
      :: else
      fi
   :: else
@@ -695,11 +710,38 @@ inline check_engine() {
     count();
     found = 0; xx = 0;
     do :: xx < NS -> if :: e.rec[xx].state == IDLE -> found = 1 :: else fi; xx++ :: else -> break od;
+    covering = 0; xx = 0;
+    do
+    :: xx < NST -> if :: e.start[xx] != 0 && e.start_version[xx] == e.version -> covering++ :: else fi; xx++
+    :: else -> break
+    od;
     assert(!(waiting > 0 && found));                                  /* I4 */
-    assert(e.backoff || covering >= waiting || at_cap)                /* I10 */
+    assert(e.backoff || covering >= waiting || at_cap);               /* I10 */
+    xx = 0;                                                           /* I6: what exists is counted */
+    do
+    :: xx < NS -> assert(at[xx].state < STARTING || e.rec[xx].state != NONE || claimed(e, xx) || lost_memory); xx++
+    :: else -> break
+    od;
+    skip
   }
 }
 
+inline copy(to, from) {
+  xx = 0;
+  do
+  :: xx < NS ->
+     to.rec[xx].state = from.rec[xx].state; to.rec[xx].token = from.rec[xx].token; to.rec[xx].owner = from.rec[xx].owner;
+     to.rec[xx].attempt = from.rec[xx].attempt; to.rec[xx].generation = from.rec[xx].generation; to.rec[xx].suspect = from.rec[xx].suspect;
+     to.gone[xx] = from.gone[xx]; xx++
+  :: else -> break
+  od;
+  xx = 0;
+  do :: xx < NR -> to.lease_of[xx] = from.lease_of[xx]; to.waits[xx] = from.waits[xx]; xx++ :: else -> break od;
+  xx = 0;
+  do :: xx < NST -> to.start[xx] = from.start[xx]; to.start_version[xx] = from.start_version[xx]; xx++ :: else -> break od;
+  to.version = from.version; to.failed = from.failed; to.backoff = from.backoff;
+  skip
+}
 proctype Engine() {
 end:
   do
@@ -743,6 +785,9 @@ end:
        :: else -> evaluate()
        fi;
        check_engine();
+#if defined(PARTIAL_LOSS) && !defined(BUG_ACKNOWLEDGE_BEFORE_THE_REPLICA)
+       if :: op == DEFINE && snapped && !failed_over -> d_step { copy(old, e) } :: else fi;  /* WAIT */
+#endif
        forget()
      }
   od
@@ -760,7 +805,7 @@ inline again(R, how) {
   settle(R, c[R].attempt, c[R].on, c[R].token, how);
   if
   :: c[R].attempt < MAX_ATTEMPTS -> c[R].attempt++; acquire(R, c[R].on, c[R].token, how)
-  :: else -> finish(R)
+  :: else -> assert(c[R].attempt < MAX_ATTEMPTS); finish(R)  /* nothing is refused for ever */
   fi
 }
 inline give_up(R) { send(up, CANCEL, R, c[R].attempt, NO, 0, NO, 0, 0); finish(R) }
@@ -900,7 +945,15 @@ byte over[NS];  /* ghost: up to here every lease has ended, its host says */
 /* The engine holds lease t, r, a of s; has it ended here? A lease on its way may still arrive, unless it is suspect. */
 inline answer_lease(suspect_) {
   if
+#ifdef BUG_RETURN_A_LEASE_ON_ITS_WAY
+  :: at[sb].state == WARM ->
+#else
+#ifdef BUG_KEEP_SUSPECTS
+  :: at[sb].state == WARM && tok <= at[sb].highest ->
+#else
   :: at[sb].state == WARM && (tok <= at[sb].highest || suspect_) ->
+#endif
+#endif
 #ifndef BUG_FORGET_THE_FENCE
      if :: tok > at[sb].highest -> at[sb].highest = tok :: else fi;
 #endif
@@ -961,6 +1014,7 @@ inline do_call() {
         at[sb].state = BUSY; at[sb].token = tok; at[sb].owner = req; at[sb].attempt = att; at[sb].pending = 0;
         myself(ENDS)
      :: else ->
+        assert(at[sb].state == STARTING || at[sb].state == ENDING || lost_memory || purged || crashed_invoker);  /* I1: one lease */
         if :: alive[inv(req)] -> send(to_invoker[inv(req)], ANSWER, req, att, sb, tok, NO, 0, REFUSED) :: else fi
      fi
   fi
@@ -1055,6 +1109,7 @@ end:
           if
           :: at[sb].withdrawing ->
              at[sb].withdrawing = 0;
+             assert(!arg || at[sb].state != BUSY || lost_memory);  /* I1: none is taken back under a call */
              if :: arg -> retire_at_host(sb) :: else fi
           :: else
           fi
@@ -1113,6 +1168,7 @@ inline fire(X) {
      :: alive[inv(X)] && !paused[inv(X)] && (known_of(X) || c[X].phase == WAITING) -> ask_repair(X); found = 1
      :: else
      fi
+#ifndef BUG_NEVER_ANNOUNCE
   :: X >= NR && X < NR + NS ->
      yy = X - NR;
      if
@@ -1120,6 +1176,8 @@ inline fire(X) {
      :: else
      fi
 #endif
+#endif
+#ifndef BUG_BURY_ONCE
   :: X >= NR + NS && X < 2 * NR + NS ->  /* the dead are buried again while anything of theirs is known */
      yy = X - NR - NS;
      if
@@ -1133,6 +1191,7 @@ inline fire(X) {
         send(up, TAKE_OVER, NO, 0, NO, 0, NO, host(yy), 0); found = 1
      :: else
      fi
+#endif
   :: X == 2 * NR + 2 * NS ->
      if :: e.backoff -> send(up, BACKOFF_ENDS, NO, 0, NO, 0, NO, 0, 0); found = 1 :: else fi
   :: else
@@ -1210,34 +1269,22 @@ inline drop_from(ch, condition) {
 #define of_invoker (req < NR && inv(req) == ww && (op == ACQUIRE || op == CANCEL || op == SETTLE || op == REPAIR))
 #define of_host (sb < NS && host(sb) == 0 && (op == CLAIM || op == OFFER || op == FAILED || op == GONE || op == TAKE_BACK || op == ANNOUNCE))
 
-inline reconnected() {  /* all announce and repair at once */
+/* All announce and repair at once; or, with CALM_RETURN, one after the other at their next turn. */
+inline reconnected() {
+#ifndef CALM_RETURN
   yy = 0;
+#ifndef BUG_NEVER_ANNOUNCE
   do :: yy < NS -> if :: at[yy].state > CLAIMING && host_alive[host(yy)] -> announce(yy) :: else fi; yy++ :: else -> break od;
+#endif
   yy = 0;
   do
   :: yy < NR -> if :: alive[inv(yy)] && c[yy].phase == WAITING -> ask_repair(yy) :: else fi; yy++
   :: else -> break
   od;
+#endif
   skip
 }
 
-inline copy(to, from) {
-  xx = 0;
-  do
-  :: xx < NS ->
-     to.rec[xx].state = from.rec[xx].state; to.rec[xx].token = from.rec[xx].token; to.rec[xx].owner = from.rec[xx].owner;
-     to.rec[xx].attempt = from.rec[xx].attempt; to.rec[xx].generation = from.rec[xx].generation; to.rec[xx].suspect = from.rec[xx].suspect;
-     to.gone[xx] = from.gone[xx]; xx++
-  :: else -> break
-  od;
-  xx = 0;
-  do :: xx < NR -> to.lease_of[xx] = from.lease_of[xx]; to.waits[xx] = from.waits[xx]; xx++ :: else -> break od;
-  xx = 0;
-  do :: xx < NST -> to.start[xx] = from.start[xx]; to.start_version[xx] = from.start_version[xx]; xx++ :: else -> break od;
-  to.version = from.version; to.failed = from.failed; to.backoff = from.backoff;
-  skip
-}
-/* A replica never lags behind what WAIT has confirmed. */
 inline forget_replica() {
   xx = 0;
   do :: xx < NS -> old.rec[xx].state = 0; old.rec[xx].token = 0; old.rec[xx].owner = 0; old.rec[xx].attempt = 0; old.rec[xx].generation = 0;
