@@ -278,6 +278,16 @@ void HostedSandbox::on_pong(const absl::Status& status) {
   begin_call(std::move(call));
 }
 
+void HostedSandbox::no_pong() {
+  const std::string why =
+      absl::StrFormat("no answer to a ping within %d ms after %d s idle",
+                      std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count(),
+                      std::chrono::duration_cast<std::chrono::seconds>(running_->held->idle_for).count());
+  context_->emit(Severity::warning, "sandbox.no_pong", function_->spec.name,
+                 absl::StrCat(to_string(sandbox().id), ": ", why));
+  destroy(absl::UnavailableError(why));
+}
+
 // The ping is all that was sent: the same call may be made elsewhere.
 void HostedSandbox::answer_unbegun(const absl::Status& why) {
   HostReply reply;
@@ -408,10 +418,7 @@ void HostedSandbox::alarm(Alarm alarm) {
       if (death_pending_) {
         answer_death();  // its cause has no more time
       } else if (pinging()) {
-        destroy(absl::UnavailableError(absl::StrFormat(
-            "no answer to a ping within %d ms after %d s idle",
-            std::chrono::duration_cast<milliseconds>(context_->now() - running_->begun).count(),
-            std::chrono::duration_cast<std::chrono::seconds>(running_->held->idle_for).count())));
+        no_pong();
       } else if (running_) {
         cut(absl::DeadlineExceededError(absl::StrFormat(
             "call on %s: no answer by its deadline, after %d ms", to_string(sandbox().id),

@@ -149,6 +149,7 @@ class HostedSandbox : public std::enable_shared_from_this<HostedSandbox> {
   void become_ready();
   void ping();
   void on_pong(const absl::Status& status);
+  void no_pong();
   bool pinging() const { return running_ && running_->held; }
   void answer_unbegun(const absl::Status& why);
   void begin_call(ChannelCall call);

@@ -56,14 +56,13 @@ void StartMachine::forget(const std::string& function, Version up_to) {
   const auto line = lines_.find(function);
   if (line == lines_.end()) return;
   std::deque<Queued>& starts = line->second.starts;
-  const auto old = std::stable_partition(starts.begin(), starts.end(),
-                                         [&](const Queued& each) { return each.start.version > up_to; });
-  for (auto each = old; each != starts.end(); ++each) {
-    known_.erase(each->start.id);
+  std::erase_if(starts, [&](const Queued& each) {
+    if (each.start.version > up_to) return false;
+    known_.erase(each.start.id);
     --queued_;
-    if (each->claim == Claim::granted) given_up_.push_back(std::move(each->start));
-  }
-  starts.erase(old, starts.end());
+    if (each.claim == Claim::granted) given_up_.push_back(each.start);
+    return true;
+  });
   if (!starts.empty()) return;
   evict_blocked_.erase(function);
   release(line->second);

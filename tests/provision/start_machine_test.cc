@@ -425,7 +425,8 @@ TEST_CASE("whatever happens, caps hold, counts return to nothing, and everybody 
       }
       if (next.kind == Kind::nothing) return;
       if (next.kind == Kind::begin) {
-        boxes.push_back({.id = next.start.id, .function = next.start.function, .bytes = next.bytes});
+        boxes.push_back(
+            {.id = next.start.id, .function = next.start.function, .bytes = next.bytes, .evicted_for = {}});
         check();
         continue;
       }
