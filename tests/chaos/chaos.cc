@@ -424,21 +424,10 @@ class Run {
   }
 
   void kill_seen(Random& random, KillKind kind) {
-    const auto seen = server_.sandboxes();
-    if (seen) {
-      for (const SandboxSeen& sandbox : *seen) {
-        if (sandbox.pid > 0) ledger_.sandbox_seen(sandbox.id, sandbox.pid);
-      }
-    }
+    if (kind == KillKind::any) return kill_at_random(random);
+    const auto seen = look();
+    if (!seen) return;
     const Clock::time_point began = Clock::now();
-    if (!seen || kind == KillKind::any) {
-      std::vector<pid_t> all = server_.members();
-      if (all.empty()) return;
-      last_at_random_ = Clock::now();
-      const pid_t pid = all[below(random, all.size())];
-      if (server_.kill(pid)) ledger_.killed(KillKind::any, {pid}, -1, began);
-      return;
-    }
     const auto index_of = [](const std::string& name) {
       for (int i = 0; i < kFunctionCount; ++i) {
         if (kFunctions[i].name == name) return i;
@@ -469,6 +458,31 @@ class Run {
     }
     const SandboxSeen& victim = *fit[below(random, fit.size())];
     if (server_.kill(victim.pid)) ledger_.killed(kind, {victim.pid}, index_of(victim.function), began);
+  }
+
+  std::optional<std::vector<SandboxSeen>> look() {
+    auto seen = server_.sandboxes();
+    if (!seen) return seen;
+    for (const SandboxSeen& sandbox : *seen) {
+      if (sandbox.pid > 0) ledger_.sandbox_seen(sandbox.id, sandbox.pid);
+    }
+    return seen;
+  }
+
+  // One that is being made, or waits to become one, may take a call before it dies. Stopped it takes none,
+  // and the server says which sandbox it is.
+  void kill_at_random(Random& random) {
+    const std::vector<pid_t> all = server_.members();
+    if (all.empty()) return;
+    const pid_t pid = all[below(random, all.size())];
+    last_at_random_ = Clock::now();
+    const Clock::time_point began = Clock::now();
+    if (!server_.send(pid, SIGSTOP)) return;
+    if (!look()) {
+      server_.send(pid, SIGCONT);
+      return;
+    }
+    if (server_.kill(pid)) ledger_.killed(KillKind::any, {pid}, -1, began);
   }
 
   // -- Shortages

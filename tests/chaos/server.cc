@@ -199,7 +199,9 @@ std::vector<pid_t> Server::members() const {
   return pids;
 }
 
-bool Server::kill(pid_t pid) const {
+bool Server::kill(pid_t pid) const { return send(pid, SIGKILL); }
+
+bool Server::send(pid_t pid, int signal) const {
   if (pid <= 1 || pid == pid_) return false;
   const auto before = look_at(pid);
   if (!before || before->state == 'Z' || before->state == 'X') return false;
@@ -218,7 +220,7 @@ bool Server::kill(pid_t pid) const {
   // The descriptor holds a process; that it is the one we looked at shows only now.
   const auto after = look_at(pid);
   const bool same = after && after->started == before->started;
-  const bool sent = same && ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0;
+  const bool sent = same && ::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0;
   ::close(pidfd);
   return sent;
 }

@@ -55,7 +55,8 @@ class Server {
   std::optional<std::vector<SandboxSeen>> sandboxes();
   // Every process in a group of this instance, spares too.
   std::vector<pid_t> members() const;
-  // SIGKILL for a process that descends from the server and is in a group of its instance, and for no other.
+  // For a process that descends from the server and is in a group of its instance, and for no other.
+  bool send(pid_t pid, int signal) const;
   bool kill(pid_t pid) const;
 
   std::uint64_t resident_kib() const;
