@@ -239,7 +239,7 @@ inline disturbed() { rounds = 0; due = 0; rested = 0 }
 #define claimed(M, X) (M.start[0] == X + 2 || M.start[1] == X + 2 || M.start[2] == X + 2 || M.start[3] == X + 2)
 #endif
 #ifdef PARTIAL_LOSS
-#define in_replica(X) (old.rec[X].state != NONE || claimed(old, X))
+#define in_replica(X) (old.rec[X].state != NONE || old.gone[X] || claimed(old, X))
 #else
 #define in_replica(X) 0
 #endif
