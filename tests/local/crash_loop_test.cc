@@ -130,6 +130,7 @@ TEST_CASE("fifty starts that failed leave nothing: descriptors, processes, mount
           "[local][crash]") {
   const std::string init = GENERATE(as<std::string>{}, "fail", "segfault");
   CAPTURE(init);
+  need_own_mounts();
   Stage stage;
   stage.deploy_program({.name = "other"});
   REQUIRE(stage.invoke("other", "echo x").ok());

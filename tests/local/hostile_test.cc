@@ -71,7 +71,7 @@ TEST_CASE("whatever a sandbox answers with, it is cut off, destroyed, and its ca
   CHECK(result.payload.empty());
   CHECK(result.attempts == 1);
   CHECK(destroyed(stage, result.sandbox));
-#ifndef __SANITIZE_ADDRESS__
+#ifndef FAASKIT_SANITIZED
   CHECK(resident() < before + (64 << 10));
 #else
   (void)before;

@@ -19,13 +19,18 @@ local::PlatformOptions unparked() {
   return options;
 }
 
+local::PlatformOptions with_own_mounts(local::PlatformOptions options) {
+  need_own_mounts();
+  return options;
+}
+
 // Told after two failures; and no breaker, which would keep what is there again from being noticed at once.
 constexpr StartRetry kImpatient = {
     .budget = 2, .backoff = 10ms, .max_backoff = 20ms, .breaker_failures = 1000000};
 
 // One function serves, so that the platform has its groups; `f` is to start when there is nothing left.
 struct Scarce {
-  explicit Scarce(local::PlatformOptions options = unparked()) : stage(std::move(options)) {
+  explicit Scarce(local::PlatformOptions options = unparked()) : stage(with_own_mounts(std::move(options))) {
     stage.deploy_program({.name = "other"});
     REQUIRE(stage.invoke("other", "echo x").ok());
     REQUIRE(eventually([&] { return stage.all_frozen(1); }));
@@ -62,6 +67,23 @@ class FewDescriptors {
     REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
   }
   ~FewDescriptors() { ::setrlimit(RLIMIT_NOFILE, &saved_); }
+
+ private:
+  rlimit saved_{};
+};
+
+// No more address space than there is now, until the end of the scope. What malloc has in stock still serves.
+class NoMoreMemory {
+ public:
+  NoMoreMemory() {
+    REQUIRE(::getrlimit(RLIMIT_AS, &saved_) == 0);
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlimit none{.rlim_cur = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)),
+                      .rlim_max = saved_.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_AS, &none) == 0);
+  }
+  ~NoMoreMemory() { ::setrlimit(RLIMIT_AS, &saved_); }
 
  private:
   rlimit saved_{};
@@ -106,6 +128,7 @@ class PidsGroup {
 class SmallDisk {
  public:
   SmallDisk() {
+    need_own_mounts();  // it must be unmounted where it was mounted
     if (::mount("small", folder_.path().c_str(), "tmpfs", 0, "size=64k,nr_inodes=64,mode=0700") != 0)
       FAASKIT_SKIP("no tmpfs may be mounted here");
   }
@@ -138,7 +161,7 @@ class SmallDisk {
 TEST_CASE("descriptors run out while a sandbox is made: said by name, nothing left, and it recovers",
           "[local][resource]") {
   need_root();
-#ifdef __SANITIZE_ADDRESS__
+#ifdef FAASKIT_SANITIZED
   FAASKIT_SKIP("the sanitizers need descriptors of their own to look at an exception");
 #endif
   // A hundred in use already: below 64 the kernel has another word for it.
@@ -173,6 +196,25 @@ TEST_CASE("no process may be made any more: said by name, nothing left, and it r
   pids.allow_no_more();
   scarce.check_failure("Resource temporarily unavailable");
   pids.allow_all();
+  scarce.check_recovery();
+}
+
+TEST_CASE("no memory is left to make a sandbox with: said by name, nothing left, and it recovers",
+          "[local][resource]") {
+  need_root();
+#ifdef FAASKIT_SANITIZED
+  FAASKIT_SKIP("the sanitizers live in address space of their own");
+#endif
+  Scarce scarce;
+  InvocationResult result;
+  {
+    const NoMoreMemory none;
+    result = scarce.stage.invoke("f", "echo x");
+  }
+  CHECK(absl::IsUnavailable(result.status));
+  CHECK_THAT(std::string(result.status.message()), ContainsSubstring("Cannot allocate memory"));
+  CHECK(eventually([&] { return scarce.stage.platform->sandboxes().size() == 1; }));
+  CHECK(as_before(scarce.before, scarce.group));
   scarce.check_recovery();
 }
 
@@ -218,6 +260,7 @@ TEST_CASE("the runtime directory's disk is full: starts and calls go on, or say 
 
 TEST_CASE("two hundred sandboxes later nothing is left: descriptors, processes, mounts, groups",
           "[local][resource][slow]") {
+  need_own_mounts();
   Stage stage;
   stage.deploy_program({.name = "other"});
   stage.deploy_program({.name = "f", .caps = {.max_sandboxes = 4, .max_starts = 4}});

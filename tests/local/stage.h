@@ -2,7 +2,9 @@
 // with a deadline.
 #pragma once
 
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -238,7 +240,14 @@ inline std::size_t entries(const std::string& folder) {
   return gone ? 0 : static_cast<std::size_t>(std::distance(each, std::filesystem::directory_iterator()));
 }
 
-// What a sandbox could leave behind in this process and on this machine.
+// From now on this process sees no mounts of others come and go, nor they its own. Before it has threads.
+inline void need_own_mounts() {
+  need_root();
+  if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_PRIVATE | MS_REC, nullptr) != 0)
+    FAASKIT_SKIP("no mount namespace may be made here");
+}
+
+// What a sandbox could leave behind in this process and on this machine. REQUIRES: need_own_mounts().
 struct Belongings {
   std::size_t descriptors = 0;
   std::size_t children = 0;  // dead ones included
