@@ -204,9 +204,12 @@ void FunctionQueue::note_failure(const absl::Status& why, double jitter, TimePoi
   using std::chrono::nanoseconds;
   ++consecutive_failures_;
   last_start_error_ = why;
+  // What its host is short of (descriptors, memory, disk) says nothing of the function.
+  const bool crashed = !absl::IsResourceExhausted(why);
+  if (crashed) ++crashes_;
   // From when it was closed: that it fails, too, is no news.
   if (breaker_ == Breaker::open) return;
-  if (breaker_ == Breaker::half_open || consecutive_failures_ >= config_.retry.breaker_failures) {
+  if (crashed && (breaker_ == Breaker::half_open || crashes_ >= config_.retry.breaker_failures)) {
     breaker_ = Breaker::open;
     ++counters_.breaker_opened;
     backoff_until_ =
@@ -229,6 +232,7 @@ void FunctionQueue::note_failure(const absl::Status& why, double jitter, TimePoi
 
 void FunctionQueue::forgive_failures() {
   consecutive_failures_ = 0;
+  crashes_ = 0;
   breaker_ = Breaker::closed;
   last_start_error_ = absl::OkStatus();
   backoff_until_ = TimePoint::min();

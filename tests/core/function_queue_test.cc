@@ -59,9 +59,10 @@ class Script {
   std::string claim(std::uint64_t start, std::uint64_t sb, bool needs_room = false) {
     return done(code(queue.claim({.nonce = kNonce, .number = start}, id(sb), needs_room)));
   }
-  std::string crash(std::uint64_t start, double jitter = 0) {
+  std::string crash(std::uint64_t start, double jitter = 0,
+                    const absl::Status& why = absl::InternalError("exit 3")) {
     const std::string claimed = claim(start, 100 + start);
-    return claimed + " " + failed(start, 100 + start, jitter);
+    return claimed + " " + failed(start, 100 + start, jitter, why);
   }
   std::string fresh(std::uint64_t start, std::uint64_t sb, ShardIndex home = 0) {
     Offer offer;
@@ -89,9 +90,10 @@ class Script {
     offer.lease = {.request = {.invoker = 1, .sequence = r}, .attempt = 1};
     return done(code(queue.offer(offer, now, effects)));
   }
-  std::string failed(std::uint64_t start, std::uint64_t sb, double jitter = 0) {
-    return done(code(queue.start_failed({.nonce = kNonce, .number = start}, id(sb),
-                                        absl::InternalError("exit 3"), jitter, now, effects)));
+  std::string failed(std::uint64_t start, std::uint64_t sb, double jitter = 0,
+                     const absl::Status& why = absl::InternalError("exit 3")) {
+    return done(
+        code(queue.start_failed({.nonce = kNonce, .number = start}, id(sb), why, jitter, now, effects)));
   }
   std::string announced(std::uint64_t sb, SandboxState state) {
     AnnouncedSandbox said;
@@ -562,6 +564,29 @@ TEST_CASE("transcript: half open, one start is in flight however many wait, and 
   CHECK(f.acquire(6) == "queued #5; start 4 v1");
   CHECK(f.acquire(7) == "queued #6");
   CHECK(f.make(4, 4) == "OK OK; r6<-sb4 cold; start 5 v1");  // closed: the other has its start
+}
+
+// If it failed: a minute without descriptors on a host closes every function that was called meanwhile.
+TEST_CASE("transcript: what a host is short of does not open the breaker, nor reopen it", "[core]") {
+  Script f(fragile());
+  const absl::Status shortage = absl::ResourceExhaustedError("no descriptors");
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.crash(1, 0, shortage) == "OK OK");
+  CHECK(f.pass(milliseconds(10)) == "passed; start 2 v1");
+  CHECK(f.crash(2, 0, shortage) == "OK OK");
+  CHECK(f.pass(milliseconds(10)) == "passed; start 3 v1");
+  CHECK(f.crash(3) == "OK OK");  // the first of its own
+  CHECK(f.queue.stats().breaker == Breaker::closed);
+  CHECK(f.pass(milliseconds(10)) == "passed; start 4 v1");
+  CHECK(f.crash(4) == "OK OK; r1 failed");
+  CHECK(f.queue.stats().breaker == Breaker::open);
+  f.now += milliseconds(100);
+  CHECK(f.acquire(2) == "queued #2; start 5 v1");
+  CHECK(f.crash(5, 0, shortage) == "OK OK");  // the probe told nothing: another one, after the backoff
+  CHECK(f.queue.stats().breaker == Breaker::half_open);
+  CHECK(f.pass(milliseconds(10)) == "passed; start 6 v1");
+  CHECK(f.make(6, 6) == "OK OK; r2<-sb6 cold");
+  CHECK(f.queue.stats().breaker == Breaker::closed);
 }
 
 // A probe that was lost with its host must not leave the function dead.

@@ -46,7 +46,8 @@ struct StartRetry {
   std::chrono::milliseconds max_backoff{2000};
   // The breaker: after so many failed starts in a row the function is taken for one that crashes at every
   // start. It opens: no start is admitted, not even for `provisioned`, and calls that neither a start in
-  // flight nor a busy sandbox covers are answered at once with the last error. At least 1.
+  // flight nor a busy sandbox covers are answered at once with the last error. At least 1. What a host is
+  // short of (kResourceExhausted) is not the function's doing, and does not count here.
   std::uint32_t breaker_failures = 10;
   // How long it stays open, and up to a fifth longer at random. More than 0, at most 24 h. Then it is half
   // open: starts are admitted one at a time, once somebody waits or `provisioned` wants it. One that succeeds

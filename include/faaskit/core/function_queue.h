@@ -283,6 +283,7 @@ class FAASKIT_EXPORT FunctionQueue {
   std::uint64_t next_start_ = 0;
   Ticket last_ticket_ = 0;
   std::uint32_t consecutive_failures_ = 0;
+  std::uint32_t crashes_ = 0;  // those of them that count for the breaker
   Breaker breaker_ = Breaker::closed;
   absl::Status last_start_error_;  // of those failures
   // No start is admitted before; the breaker is open until then.
