@@ -119,3 +119,32 @@ TEST_CASE("what is provisioned is there again after it was destroyed, and after 
   CHECK(stage.stats("f").idle == 2);
   CHECK(stage.stats("f").starts_failed == 4);
 }
+
+// cgroup v1: what is killed while it is frozen dies at its thaw, and nobody hears of it before.
+TEST_CASE("one that was killed while frozen is found at its thaw, and the call moves on",
+          "[provision][death]") {
+  HostStage stage;
+  HostedFunction hosted;
+  const bool pinged = GENERATE(false, true);
+  if (pinged) hosted.lifetime.ping_after = 10s;
+  stage.deploy("f", std::move(hosted));
+  stage.call_and_answer("f");
+  stage.pass(100ms, 5ms);
+  stage.advance(20s);
+  REQUIRE(stage.host->sandboxes()[0].state == HostState::frozen);
+  stage.script.die_at_thaw = true;
+  stage.script.hold_pings = true;
+  stage.call("f");
+  if (!pinged) {
+    CallResult reset;
+    reset.status = absl::UnavailableError("reset");
+    reset.never_began = true;
+    stage.answer(std::move(reset));
+  }
+  stage.script.hold_pings = false;
+  stage.answer();
+  REQUIRE(stage.results.size() == 2);
+  CHECK(stage.results[1].ok());
+  CHECK(stage.results[1].attempts == 2);
+  CHECK(stage.script.sent.size() == (pinged ? 2 : 3));
+}

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <boost/asio/bind_executor.hpp>
@@ -33,10 +34,11 @@ using namespace std::chrono_literals;
 // What the parts below do, and what was done to them.
 struct Script {
   int fail_freezes = 0;
-  int unreadable = 0;     // how often frozen() cannot say
-  bool removable = true;  // the groups of the dead
-  bool mortal = true;     // what is killed ends at once
-  bool watchable = true;  // descriptors that the loop takes
+  int unreadable = 0;        // how often frozen() cannot say
+  bool removable = true;     // the groups of the dead
+  bool mortal = true;        // what is killed ends at once
+  bool die_at_thaw = false;  // the next that is thawed: killed before, while frozen by cgroup v1
+  bool watchable = true;     // descriptors that the loop takes
   std::string missing_limits;
   int created = 0;
   int freezes = 0;
@@ -78,6 +80,7 @@ class FakeSeat final : public Seat {
   }
   absl::Status thaw() override {
     ++script_.thaws;
+    if (std::exchange(script_.die_at_thaw, false)) ::eventfd_write(end.get(), 1);
     return absl::OkStatus();
   }
   std::optional<bool> frozen() override {
