@@ -117,7 +117,8 @@ class Scratch {
     path_ = pattern;
     fs::permissions(path_, fs::perms(0755));
     fs::create_directory(disk());
-    if (::mount("faaskit-chaos", disk().c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=160m,mode=0755") != 0) {
+    // Room for the versions that are kept (10 of each function) and all of the records' files.
+    if (::mount("faaskit-chaos", disk().c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=384m,mode=0755") != 0) {
       const int error = errno;
       fs::remove_all(path_);
       throw std::runtime_error(std::string("mount a tmpfs: ") + std::strerror(error));
@@ -593,6 +594,25 @@ class Run {
   std::atomic<Clock::time_point> lacking_until_{Clock::time_point::min()};
 };
 
+// KiB beneath a folder, for each of its entries.
+std::map<std::string, std::uint64_t> sizes(const std::string& folder) {
+  std::map<std::string, std::uint64_t> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    std::uint64_t bytes = 0;
+    for (fs::recursive_directory_iterator at(entry.path(), error), end; !error && at != end;
+         at.increment(error)) {
+      std::error_code gone;
+      struct stat status{};
+      if (::lstat(at->path().c_str(), &status) == 0)
+        bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+    }
+    if (entry.is_regular_file(error)) bytes = entry.file_size(error);
+    found[entry.path().filename()] = bytes / 1024;
+  }
+  return found;
+}
+
 int failures = 0;
 
 void row(const char* what, std::uint64_t count) {
@@ -716,6 +736,9 @@ int chaos(const Options& options) {
   std::printf("  memory KiB   %9llu -> %9llu\n", static_cast<unsigned long long>(memory_before),
               static_cast<unsigned long long>(memory_after));
   std::printf("  descriptors  %9zu -> %9zu\n", descriptors_before, descriptors_after);
+  for (const auto& [name, kib] : sizes(scratch.disk() + "/state")) {
+    std::printf("  disk KiB     %9llu in %s\n", static_cast<unsigned long long>(kib), name.c_str());
+  }
   for (const std::string& what : left) std::printf("left: %s\n", what.c_str());
   for (const std::string& what : figures.notes) std::printf("note: %s\n", what.c_str());
   must_be(ended.empty(), "the server's end: " + ended);
