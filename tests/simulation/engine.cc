@@ -400,6 +400,7 @@ void Engine::finish(Function& f, const Step& step) {
   FunctionQueue::Effects effects = std::move(f.effects);
   f.effects = {};
   bool admitted = false;
+  if (!effects.starts.empty()) f.carried_at = world_.now();
   for (const StartRequest& start : effects.starts) {
     if (!f.starts.emplace(start.id, start.version).second) continue;
     admitted = true;
@@ -635,6 +636,20 @@ void Engine::check(Function& f, const Step& step) {
       throw Violation(absl::StrFormat("provisioned: %d live, %d starting; %d are to be kept", kept, current,
                                       config.provisioned));
     }
+  }
+  // What it lacks beyond the starts that hosts have claimed must be carried again: it may be lost, and nobody
+  // waits who would miss it.
+  const auto claimed = std::count_if(f.claimed.begin(), f.claimed.end(), [&](const auto& entry) {
+    return f.starts.at(entry.first) == config.version;
+  });
+  const auto unclaimed = current - static_cast<std::size_t>(claimed);
+  if (!queue.defined() || !line.empty() || unclaimed == 0 ||
+      queue.serving() + static_cast<std::uint64_t>(claimed) >= config.provisioned) {
+    f.carried_at = world_.now();
+  }
+  if (f.carried_at + (world_.mode().engine_timers ? 1500ms : 10s) < world_.now()) {
+    throw Violation(
+        absl::StrFormat("provisioned: %d starts are unclaimed, and were not carried again", unclaimed));
   }
   // Without timers the next repair looks; one of them may be lost.
   const Duration patience = world_.mode().engine_timers ? 1s : 8s;

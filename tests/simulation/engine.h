@@ -109,7 +109,8 @@ class Engine {
     }
     std::uint64_t inserted = 0;  // by announcements, in this step
     TimePoint timer = TimePoint::max();
-    Version ended = 0;  // the largest that was removed
+    TimePoint carried_at{};  // starts, or there was none to carry
+    Version ended = 0;       // the largest that was removed
   };
   // What a step may do to leases and to the line besides granting.
   struct Step {

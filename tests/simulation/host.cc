@@ -88,7 +88,9 @@ void Host::give_back(const StartRequest& start) {
   world_.ask<bool>(
       node_, about("given back", start.id),
       [this, start] {
-        engine_.gone(start);
+        // Where several hosts share an engine it must not hear this from one that was taken over: a start
+        // that is gone names no claimer, and another may have claimed it since.
+        if (!world_.written_off(id_)) engine_.gone(start);
         return true;
       },
       [](bool) {});

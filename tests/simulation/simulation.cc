@@ -244,6 +244,7 @@ class Simulation final : public Listeners, public Surroundings {
   }
 
   void arrive(std::uint64_t number) {
+    if (world_.now() < quiet_until_) return;
     if (!world_.happens({Choice::Kind::arrival, static_cast<std::uint32_t>(number)})) return;
     Random random = world_.chance("call", number);
     Invoker* invoker = any_invoker(world_.chance("taken by", number));
@@ -289,7 +290,7 @@ class Simulation final : public Listeners, public Surroundings {
     if (mode_.engine_forgets && random.chance(0.5)) flush();
     using Kind = void (Simulation::*)(Random&);
     std::vector<Kind> kinds{&Simulation::redeploy, &Simulation::redeploy, &Simulation::change_rules,
-                            &Simulation::remove};
+                            &Simulation::remove, &Simulation::lull};
     if (mode_.hosts_crash) kinds.push_back(&Simulation::crash_host);
     if (mode_.hosts_crash) kinds.push_back(&Simulation::drain_host);
     if (mode_.invokers_crash) kinds.push_back(&Simulation::crash_invoker);
@@ -321,6 +322,15 @@ class Simulation final : public Listeners, public Surroundings {
         [this, name, version = config.version](const absl::Status& status) {
           if (status.ok()) acknowledged_[name] = std::max(acknowledged_[name], version);
         });
+  }
+
+  // Nobody calls for a while: what was requested, and is lost, nobody misses.
+  void lull(Random& random) {
+    quiet_until_ = world_.now() + random.between(2s, 4s);
+    const std::string& name = any_function(random);
+    FunctionConfig config = some_config(random, configs_.at(name).version + 1);
+    config.provisioned = config.caps.max_sandboxes;
+    deploy(name, config);
   }
 
   // It ends, and comes back some time later, as something new.
@@ -755,6 +765,7 @@ class Simulation final : public Listeners, public Surroundings {
   std::uint64_t probes_ = 0;
   std::uint64_t deployed_ = 0;
   Duration healed_at_{};
+  TimePoint quiet_until_{};  // nobody calls
   std::map<std::string, TimePoint> served_;
   std::map<RequestId, Open> open_;
   std::map<SandboxId, Between> between_;
