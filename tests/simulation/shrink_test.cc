@@ -64,10 +64,8 @@ TEST_CASE("a list of choices is read as it is written", "[simulation]") {
 
 TEST_CASE("what is left out does not happen, and the rest happens as before", "[simulation]") {
   const Mode& mode = *find_mode("storm");
-  const Report all = simulate(mode, 5, {.steps = 4000, .record = true});
-  Run run{.until = all.ended_at, .record = true};
-  // Ended by time instead it is the same story.
-  CHECK(simulate(mode, 5, run).fingerprint == all.fingerprint);
+  Run run{.until = std::chrono::seconds(10), .record = true};
+  const Report all = simulate(mode, 5, run);
   run.selection = Selection::only(all.happened);
   CHECK(simulate(mode, 5, run).fingerprint == all.fingerprint);
   run.selection = Selection::only({});
