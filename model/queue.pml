@@ -1014,7 +1014,7 @@ inline do_call() {
         at[sb].state = BUSY; at[sb].token = tok; at[sb].owner = req; at[sb].attempt = att; at[sb].pending = 0;
         myself(ENDS)
      :: else ->
-        assert(at[sb].state == STARTING || at[sb].state == ENDING || lost_memory || purged || crashed_invoker);  /* I1: one lease */
+        assert(at[sb].state == STARTING || at[sb].state == ENDING || lost_memory || did_pause || crashed_invoker);  /* I1: one lease */
         if :: alive[inv(req)] -> send(to_invoker[inv(req)], ANSWER, req, att, sb, tok, NO, 0, REFUSED) :: else fi
      fi
   fi
