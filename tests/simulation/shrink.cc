@@ -140,9 +140,9 @@ std::string explain(const Mode& mode, std::uint64_t seed, const Run& run, const 
     return text + "it cannot be shrunk: recorded, the same run violates nothing\n";
   }
   const std::vector<std::string> lines = relevant(shrunk.report);
-  text =
-      absl::StrFormat("%s\nshrunk in %d runs to %d of %d choices, and from %d lines to:\n", report.violation,
-                      shrunk.runs, shrunk.kept.size(), shrunk.of_choices, shrunk.of_lines, lines.size());
+  text = absl::StrFormat("%s\nshrunk in %d runs to %d of %d choices, and from %d lines to %d:\n",
+                         report.violation, shrunk.runs, shrunk.kept.size(), shrunk.of_choices,
+                         shrunk.of_lines, lines.size());
   constexpr std::size_t kMost = 200;
   if (lines.size() > kMost) absl::StrAppendFormat(&text, "... %d lines before\n", lines.size() - kMost);
   for (std::size_t i = lines.size() > kMost ? lines.size() - kMost : 0; i < lines.size(); ++i) {
