@@ -32,7 +32,10 @@ class Relay final : public ReplyStream {
   void head(ReplyHead head) override {
     if (!to_ || begun_) return;
     begun_ = true;
-    if (instead_) return instead_();
+    if (instead_) {
+      to_.reset();  // nor its body
+      return instead_();
+    }
     to_->head(so_far_, std::move(head));
   }
   void body(Bytes part, Taken taken) override {
