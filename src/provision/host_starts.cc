@@ -41,7 +41,10 @@ void Host::pump() {
     switch (next.kind) {
       case StartMachine::Next::Kind::nothing:
         parts.starts->report_load(id_, starts_.queued() + starts_.starting());
-        eviction_wanted.store(starts_.wants_eviction(), std::memory_order_relaxed);
+        if (const bool wanted = starts_.wants_eviction(); !eviction_wanted.exchange(wanted) && wanted) {
+          starts_.may_evict();  // who became idle before this was said has told nobody: look once more
+          break;
+        }
         return arm_room_timer();
       case StartMachine::Next::Kind::begin: begin_start(std::move(next)); break;
       case StartMachine::Next::Kind::evict: make_room(next); break;

@@ -254,6 +254,28 @@ class SlowQueue final : public IdleQueueWrapper {
   }
 };
 
+// Lets a test come between what a host has seen and what it does about it, as another shard's thread may.
+class HookedStarts final : public StartQueue {
+ public:
+  explicit HookedStarts(std::unique_ptr<StartQueue> target) : target_(std::move(target)) {}
+  executor_type get_executor() const override { return target_->get_executor(); }
+  std::unique_ptr<Watch> serve(HostId host, asio::any_io_executor executor, StartsHandler starts) override {
+    return target_->serve(host, std::move(executor), std::move(starts));
+  }
+  std::uint64_t load(HostId host) const override { return target_->load(host); }
+  void report_load(HostId host, std::uint64_t load) override {
+    target_->report_load(host, load);
+    if (on_load) on_load(load);
+  }
+  std::function<void(std::uint64_t)> on_load;
+
+ private:
+  void do_push(PushParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
+    target_->async_push(std::move(params), asio::bind_executor(home, std::move(done)));
+  }
+  const std::unique_ptr<StartQueue> target_;
+};
+
 class EventList final : public EventSink {
  public:
   void emit(Event event) override { events_.push_back(std::move(event)); }
@@ -326,7 +348,7 @@ struct HostStage {
     executors.blocking = io.get_executor();
     idle = std::make_shared<SlowQueue>(
         std::shared_ptr<IdleQueue>(memory::make_idle_queue(io.get_executor(), {.clock = clock}).value()));
-    starts = memory::make_start_queue(io.get_executor());
+    starts = std::make_unique<HookedStarts>(memory::make_start_queue(io.get_executor()));
     LocalHostParts parts;
     parts.idle = idle.get();
     parts.starts = starts.get();
@@ -421,7 +443,7 @@ struct HostStage {
   std::shared_ptr<RecordList> records = std::make_shared<RecordList>();
   HostExecutors executors;
   std::shared_ptr<SlowQueue> idle;
-  std::unique_ptr<StartQueue> starts;
+  std::unique_ptr<HookedStarts> starts;
   std::unique_ptr<LocalHost> host;
   std::unique_ptr<SlotDirectory> slots;
   std::unique_ptr<Invoker> invoker;

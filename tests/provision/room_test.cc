@@ -39,6 +39,25 @@ TEST_CASE("at the cap of sandboxes the one used least recently goes", "[provisio
   CHECK(live(stage) == std::vector<std::string>{"b", "c", "d"});
 }
 
+// On another shard's thread. If nobody heard of it, the start would wait for the next announcement.
+TEST_CASE("what becomes idle just when a host has found nothing idle makes room", "[provision][room]") {
+  HostStage stage({.limits = {.max_sandboxes = 1}});
+  stage.deploy("a");
+  stage.deploy("b");
+  stage.call("a");
+  stage.starts->on_load = [&](std::uint64_t load) {
+    if (load == 0 || stage.script.calls.empty()) return;
+    Channel::CallHandler done = std::move(stage.script.calls.front());
+    stage.script.calls.clear();
+    done({});
+  };
+  stage.call("b");
+  REQUIRE(stage.results.size() == 1);  // that of a
+  stage.starts->on_load = nullptr;
+  stage.pass(100ms);
+  CHECK(live(stage) == std::vector<std::string>{"b"});
+}
+
 TEST_CASE("at the memory budget those used least recently go, as many as it takes", "[provision][room]") {
   HostStage stage({.limits = {.max_memory_bytes = 100}});
   for (const char* name : {"a", "b", "c", "d"}) stage.deploy(name, sized(25));
