@@ -569,8 +569,11 @@ void HostedSandbox::finish_if_dead() {
     const std::string cause = !start_error_.ok() ? std::string(start_error_.message())
                               : warming_up_      ? absl::StrCat(describe_warm_up(), ": it ended")
                                                  : "it ended before its hello";
-    start_error_ = absl::UnavailableError(absl::StrFormat(
-        "%s did not start: %s; %s%s", to_string(sandbox().id), cause, describe_death(), words));
+    // What the host is short of stays that: it is not the function's doing.
+    const absl::StatusCode code =
+        absl::IsResourceExhausted(start_error_) ? start_error_.code() : absl::StatusCode::kUnavailable;
+    start_error_ = absl::Status(code, absl::StrFormat("%s did not start: %s; %s%s", to_string(sandbox().id),
+                                                      cause, describe_death(), words));
   }
   machine_.reaped();
   channel_.reset();
