@@ -62,9 +62,9 @@ class Threads {
   void join() {
     if (blocking_) blocking_->join();
     for (int round = 0; round < 2; ++round) {  // a completion may post one more
-      for (auto& loop : loops_) {
-        if (!threads_.empty() && !loop->stopped())
-          asio::post(*loop, asio::use_future).wait_for(std::chrono::seconds(5));
+      // Where make() came to its end half-way, the last loop has no thread that would run anything.
+      for (std::size_t i = 0; i < threads_.size(); ++i) {
+        if (!loops_[i]->stopped()) asio::post(*loops_[i], asio::use_future).wait_for(std::chrono::seconds(5));
       }
     }
     guards_.clear();
