@@ -1,6 +1,7 @@
 // What the machine has runs out: the error names it, nothing half made is left, and the function serves again
 // as soon as there is some.
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -72,18 +73,26 @@ class FewDescriptors {
   rlimit saved_{};
 };
 
-// No more address space than there is now, until the end of the scope. What malloc has in stock still serves.
+// No more address space than there is now, until the end of the scope, but for what malloc has in stock: only
+// who asks the kernel finds none. Made before there are threads, which would have stocks of their own.
 class NoMoreMemory {
  public:
   NoMoreMemory() {
+    ::mallopt(M_ARENA_MAX, 1);
+    ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    std::vector<std::unique_ptr<char[]>> stock;
+    for (int i = 0; i < 256; ++i) stock.push_back(std::make_unique<char[]>(64 << 10));
     REQUIRE(::getrlimit(RLIMIT_AS, &saved_) == 0);
+  }
+  ~NoMoreMemory() { end(); }
+  void begin() const {
     std::size_t pages = 0;
     std::ifstream("/proc/self/statm") >> pages;
     const rlimit none{.rlim_cur = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)),
                       .rlim_max = saved_.rlim_max};
     REQUIRE(::setrlimit(RLIMIT_AS, &none) == 0);
   }
-  ~NoMoreMemory() { ::setrlimit(RLIMIT_AS, &saved_); }
+  void end() const { ::setrlimit(RLIMIT_AS, &saved_); }
 
  private:
   rlimit saved_{};
@@ -205,12 +214,11 @@ TEST_CASE("no memory is left to make a sandbox with: said by name, nothing left,
 #ifdef FAASKIT_SANITIZED
   FAASKIT_SKIP("the sanitizers live in address space of their own");
 #endif
+  const NoMoreMemory memory;
   Scarce scarce;
-  InvocationResult result;
-  {
-    const NoMoreMemory none;
-    result = scarce.stage.invoke("f", "echo x");
-  }
+  memory.begin();
+  const InvocationResult result = scarce.stage.invoke("f", "echo x");
+  memory.end();
   CHECK(absl::IsUnavailable(result.status));
   CHECK_THAT(std::string(result.status.message()), ContainsSubstring("Cannot allocate memory"));
   CHECK(eventually([&] { return scarce.stage.platform->sandboxes().size() == 1; }));
