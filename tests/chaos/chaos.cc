@@ -715,6 +715,8 @@ int chaos(const Options& options) {
   const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
 
   const bool alive = server.alive();
+  // Who looks in the wrong places finds nothing left over, and nobody to kill.
+  must_be(!alive || !server.leftovers().empty(), "nothing of the server's is seen while it lives");
   std::uint64_t memory_after = 0;
   std::size_t descriptors_after = 0;
   must_be(alive, "the server ended");
@@ -730,6 +732,13 @@ int chaos(const Options& options) {
   reports.drain();
   const Figures figures = ledger.judge(seconds);
   print(figures);
+  // Counts of nothing would all be 0.
+  must_be(figures.ok > 0, "no call was served");
+  must_be(figures.processes_killed > 0, "nothing was killed");
+  if (options.seconds >= 5) {
+    must_be(figures.deploys > kFunctionCount, "nothing was deployed anew");
+    must_be(figures.fills + figures.shortages > 0, "nothing ran short");
+  }
   const std::vector<std::string> left = server.leftovers();
   must_be_zero("groups, mounts, processes, files left over", left.size());
   std::printf("\nthe server\n");
