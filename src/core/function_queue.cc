@@ -312,9 +312,8 @@ FunctionQueue::AcquireResult FunctionQueue::acquire(Waiter& waiter, TimePoint no
       return result;
     }
     waiter.ticket = std::max(waiter.ticket, record.ticket);
-    const bool meant =
-        waiter.previous_token == 0 ||
-        (waiter.previous_token == record.token && waiter.previous_sandbox == record.sandbox.id);
+    const bool meant = waiter.previous_token == 0 || (waiter.previous_token == record.token &&
+                                                      waiter.previous_sandbox == record.sandbox.id);
     settle(record, record.token, record.lease, meant ? waiter.previous : Outcome::reusable, now, effects);
   }
   if (life_ != Life::live) {

@@ -109,16 +109,17 @@ class FAASKIT_EXPORT Channel {
   //   kInternal          not a hello                  kFailedPrecondition  no common version
   virtual void async_hello(HelloHandler done) = 0;
 
-  // Called once if the connection ends or is cut while no call and no ping is in flight. Set before the hello.
+  // Called once if the connection ends or is cut while no call and no ping is in flight. Set before the
+  // hello.
   virtual void on_closed(ClosedHandler closed) = 0;
 
   // Makes exactly one non-blocking send attempt before it returns, and says how many bytes of the
   // call's frames went out; the rest follows from the event loop. The caller writes its thaw right
   // after this returns, whatever it returned. `done` runs exactly once, always posted.
-  // At most one call at a time (REQUIRES: no call and no ping in flight). A payload or metadata over the limit is refused
-  // by `done` with kInvalidArgument, never_began, and the channel stays usable.
-  // A stream is called from the event loop, never inside this; not after the result, close() or the
-  // channel's end. It may close the channel.
+  // At most one call at a time (REQUIRES: no call and no ping in flight). A payload or metadata over the
+  // limit is refused by `done` with kInvalidArgument, never_began, and the channel stays usable. A stream is
+  // called from the event loop, never inside this; not after the result, close() or the channel's end. It may
+  // close the channel.
   virtual std::size_t begin_call(ChannelCall call, CallHandler done) = 0;
 
   // Asks the worker for a sign of life: one non-blocking send attempt before it returns, as begin_call(), so
