@@ -77,6 +77,10 @@ SEEDS = {
         "too many": b'{"max_sandboxes": 10001}',
         "misspelt": b'{"time_out_ms": 3}',
         "fraction": b'{"timeout_ms": 1.5, "cpu_max": 1e-3}',
+        "lifetime": b'{"max_age_ms": 60000, "max_uses": 1000000000, "ping_after_ms": "never", '
+                    b'"cancel_on_disconnect": true}',
+        "lifetime limits": b'{"max_age_ms": 31536000000, "max_uses": 1, "ping_after_ms": 604800000, '
+                           b'"cancel_on_disconnect": false}',
         "warm-up": b'{"warmup": [{"payload": "!", "base64": true}]}',
     },
     "tar": {

@@ -24,6 +24,9 @@ void check_bounds(const Manifest& m) {
   FUZZ_CHECK(within<std::uint64_t>(m.caps.max_sandboxes, 1, 10000));
   FUZZ_CHECK(within<std::uint64_t>(m.caps.max_waiters, 1, 1000000));
   FUZZ_CHECK(m.provisioned <= m.caps.max_sandboxes);
+  FUZZ_CHECK(!m.max_age || within<std::int64_t>(m.max_age->count(), 1, 31536000000));
+  FUZZ_CHECK(!m.max_uses || within<std::uint64_t>(*m.max_uses, 1, 1000000000));
+  FUZZ_CHECK(!m.ping_after || within<std::int64_t>(m.ping_after->count(), 1, 604800000));
   FUZZ_CHECK(m.warm_up.size() <= 16);
   std::size_t environment = 0;
   for (const auto& [name, value] : m.env) {
@@ -41,15 +44,21 @@ boost::json::string_view view(std::string_view text) { return {text.data(), text
 std::string print(const Manifest& m) {
   boost::json::object env;
   for (const auto& [name, value] : m.env) env[view(name)] = view(value);
-  return boost::json::serialize(boost::json::object{{"runtime", view(m.runtime)},
-                                                    {"handler", view(m.handler)},
-                                                    {"timeout_ms", m.timeout.count()},
-                                                    {"keep_alive_ms", m.keep_alive.count()},
-                                                    {"max_sandboxes", m.caps.max_sandboxes},
-                                                    {"max_waiters", m.caps.max_waiters},
-                                                    {"provisioned", m.provisioned},
-                                                    {"requires_key", m.requires_key},
-                                                    {"env", env}});
+  boost::json::object fields{{"runtime", view(m.runtime)},
+                             {"handler", view(m.handler)},
+                             {"timeout_ms", m.timeout.count()},
+                             {"keep_alive_ms", m.keep_alive.count()},
+                             {"max_sandboxes", m.caps.max_sandboxes},
+                             {"max_waiters", m.caps.max_waiters},
+                             {"provisioned", m.provisioned},
+                             {"requires_key", m.requires_key},
+                             {"cancel_on_disconnect", m.cancel_on_disconnect},
+                             {"env", env}};
+  if (m.max_age) fields["max_age_ms"] = m.max_age->count();
+  if (m.max_uses) fields["max_uses"] = *m.max_uses;
+  fields["ping_after_ms"] = "never";
+  if (m.ping_after) fields["ping_after_ms"] = m.ping_after->count();
+  return boost::json::serialize(fields);
 }
 
 }  // namespace
