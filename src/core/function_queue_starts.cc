@@ -251,8 +251,13 @@ bool FunctionQueue::claimed_start(const SandboxId& id) const {
                      [&](const auto& entry) { return entry.second.claimed_by == id; });
 }
 
-void FunctionQueue::gone(const StartId& id, TimePoint now, Effects& effects) {
-  if (id.nonce == nonce_) tables_->starts.erase(id.number);
+void FunctionQueue::gone(const StartId& id, const SandboxId& claimed_for, TimePoint now, Effects& effects) {
+  auto found = id.nonce == nonce_ ? tables_->starts.find(id.number) : tables_->starts.end();
+  if (found != tables_->starts.end()) {
+    // The word of a host that was taken over may come when another has its start.
+    const SandboxId& has_it = found->second.claimed_by;
+    if (claimed_for.host == 0 || has_it.host == 0 || has_it == claimed_for) tables_->starts.erase(found);
+  }
   evaluate(now, effects);
 }
 

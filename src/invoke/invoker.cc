@@ -67,6 +67,7 @@ struct Call {
   TimePoint deadline;
   ShardIndex shard = 0;
   std::optional<Lease> lease;
+  Token last_token = 0;  // of the last one, which `result.sandbox` was leased by
   std::shared_ptr<Relay> relay;
   InvocationResult result;
   // Of the record alone.
@@ -195,6 +196,8 @@ class InvokerImpl final : public Invoker {
                            .attempt = call->machine.attempt(),
                            .ticket = call->machine.ticket(),
                            .previous = call->machine.previous(),
+                           .previous_sandbox = call->result.sandbox,
+                           .previous_token = call->last_token,
                            .priority = call->invocation.priority,
                            .shard = call->shard,
                            .tenant = call->invocation.tenant,
@@ -241,6 +244,7 @@ class InvokerImpl final : public Invoker {
     call->result.cross_shard = lease.cross_shard();
     call->result.attempts = call->machine.attempt();
     call->result.phases.set(Phase::acquire, call->result.wait);
+    call->last_token = lease.token();
     call->machine.acquired(lease.ticket());
     if (call->invocation.stream) call->relay = std::make_shared<Relay>(call->invocation.stream, call->result);
     const ShardIndex home = lease.sandbox().home_shard;

@@ -189,6 +189,8 @@ class Core final : public std::enable_shared_from_this<Core> {
     waiter->ticket = params.ticket;
     waiter->shard = params.shard;
     waiter->previous = params.previous;
+    waiter->previous_sandbox = params.previous_sandbox;
+    waiter->previous_token = params.previous_token;
     waiter->deadline = params.deadline;
 
     Deferred deferred;
@@ -682,8 +684,11 @@ class MemoryIdleQueue final : public IdleQueue {
   }
   void do_gone(GoneParams params, asio::any_io_executor home, Handler<absl::Status> done) override {
     core_->run(of(params.function), [&](FunctionQueue& q, TimePoint now, Effects& e) {
-      if (params.sandbox.host != 0) q.gone(params.sandbox, now, e);
-      if (params.start.nonce != 0) q.gone(params.start, now, e);
+      if (params.start.nonce != 0) {
+        q.gone(params.start, params.sandbox, now, e);
+      } else {
+        q.gone(params.sandbox, now, e);
+      }
       return true;
     });
     complete(home, std::move(done), absl::OkStatus());

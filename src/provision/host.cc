@@ -299,7 +299,7 @@ void Host::drain() {
   announce_timer_->cancel();
   room_timer_->cancel();
   for (auto& [start, claimed] : std::exchange(claimed_, {}))
-    report_gone({.function = claimed.function->handle, .sandbox = {}, .start = start});
+    report_gone({.function = claimed.function->handle, .sandbox = claimed.id, .start = start});
   start_watch_.reset();
   HostParams params{.host = id_};
   parts.idle->async_drain(params, asio::bind_executor(control(), [](absl::Status) {}));

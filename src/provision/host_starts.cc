@@ -68,7 +68,9 @@ void Host::arm_room_timer() {
 void Host::give_back(const std::vector<StartRequest>& starts) {
   for (const StartRequest& start : starts) {
     auto known = claimed_.extract(start.id);
-    if (known) report_gone({.function = known.mapped().function->handle, .sandbox = {}, .start = start.id});
+    if (!known) continue;
+    report_gone(
+        {.function = known.mapped().function->handle, .sandbox = known.mapped().id, .start = start.id});
   }
 }
 
@@ -134,7 +136,8 @@ void Host::ask_for(Claim what) {
         if (self->stopping_ || !self->is_current(*what.function)) {
           // Claimed, or perhaps (the answer is lost): nothing will come of it here.
           if (status.ok() || absl::IsUnavailable(status)) {
-            self->report_gone({.function = what.function->handle, .sandbox = {}, .start = what.start.id});
+            self->report_gone(
+                {.function = what.function->handle, .sandbox = what.id, .start = what.start.id});
           }
           self->not_claimed(what);
         } else if (status.ok()) {
@@ -155,7 +158,7 @@ void Host::claimed(Claim what) {
   if (starts_.claimed(what.start, now())) {
     claimed_.emplace(what.start.id, Claimed{.function = std::move(what.function), .id = what.id});
   } else {
-    report_gone({.function = what.function->handle, .sandbox = {}, .start = what.start.id});
+    report_gone({.function = what.function->handle, .sandbox = what.id, .start = what.start.id});
   }
 }
 

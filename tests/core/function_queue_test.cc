@@ -108,8 +108,8 @@ class Script {
     return done(code(queue.withdraw(id(sb), reason, now, effects)));
   }
   std::string remove(std::optional<Version> up_to = {}) { return done(code(queue.remove(up_to, effects))); }
-  std::string vanished(std::uint64_t start) {
-    queue.gone(StartId{.nonce = kNonce, .number = start}, now, effects);
+  std::string vanished(std::uint64_t start, const SandboxId& claimed_for = {}) {
+    queue.gone(StartId{.nonce = kNonce, .number = start}, claimed_for, now, effects);
     return done("gone");
   }
   std::string gone(std::uint64_t sb) {
@@ -124,6 +124,7 @@ class Script {
   }
 
   static constexpr std::uint64_t kNonce = 0xf;
+  static StartId start_id(std::uint64_t number) { return {.nonce = kNonce, .number = number}; }
   static SandboxId id(std::uint64_t number) { return {.host = 1, .number = number}; }
   FunctionQueue queue;
   FunctionQueue::Effects effects;
@@ -267,6 +268,23 @@ TEST_CASE("transcript: a restart keeps its ticket and disposes of its earlier le
   CHECK(f.returned(1, 2, 2, 2) == "OK; r2<-sb1 queued");
   CHECK(f.queue.find(Script::id(1))->lease.attempt == 2);
   CHECK(f.queue.find(Script::id(1))->token == 3);
+}
+
+// What the second host makes would be counted by nobody.
+TEST_CASE("transcript: a start that another host has claimed since does not go with the first one's word",
+          "[core]") {
+  Script f(caps(1));
+  CHECK(f.acquire(1) == "queued #1; start 1 v1");
+  CHECK(f.claim(1, 1) == "OK");
+  f.queue.take_over(Script::id(1).host, f.now, f.effects);
+  f.effects.clear();
+  SandboxId other = Script::id(2);
+  other.host += 1;
+  REQUIRE(f.queue.claim(Script::start_id(1), other).ok());
+  CHECK(f.vanished(1, Script::id(1)) == "gone");
+  CHECK(f.queue.start_in_flight(Script::start_id(1)));
+  CHECK(f.vanished(1, other) == "gone; start 2 v1");
+  CHECK(f.vanished(2) == "gone; start 3 v1");
 }
 
 // The sandbox would stay disputed: only a host that has seen the token ends that.

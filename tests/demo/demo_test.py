@@ -96,7 +96,8 @@ class Stage:
         return done
 
     def start_and_wait_for_burst(self, *more):
-        demo = subprocess.Popen(self.command(*more), stdout=subprocess.PIPE)
+        # Killed outright it cannot remove its own folder; so that goes with ours.
+        demo = subprocess.Popen(self.command(*more), stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": self.folder})
         for line in demo.stdout:
             print(line.decode().rstrip())
             if b"under way" in line:
@@ -187,6 +188,8 @@ def http_terminated(stage):
     demo.stdout.read()
     check(demo.wait() == 128 + signal.SIGTERM, "exit status %s" % demo.returncode)
     stage.check_clean(family)
+    left = [name for name in os.listdir(stage.folder) if name.startswith("faaskit-demo-")]
+    check(not left, "left in the temporary folder: %s" % left)
 
 
 def own_text(stage):

@@ -325,9 +325,9 @@ void Engine::gone(const std::string& name, const SandboxId& sandbox) {
   finish(f, {.name = absl::StrCat("gone ", to_string(sandbox))});
 }
 
-void Engine::gone(const StartRequest& start) {
+void Engine::gone(const StartRequest& start, const SandboxId& claimed_for) {
   Function& f = function(start.function);
-  f.queue->gone(start.id, world_.now(), f.effects);
+  f.queue->gone(start.id, claimed_for, world_.now(), f.effects);
   finish(f, {.name = absl::StrCat("gone ", to_string(start.id))});
 }
 

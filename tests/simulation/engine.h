@@ -60,7 +60,7 @@ class Engine {
   absl::Status withdraw(const std::string& function, const SandboxId& sandbox, WithdrawReason reason);
   absl::Status start_failed(const StartRequest& start, const SandboxId& sandbox, const absl::Status& why);
   void gone(const std::string& function, const SandboxId& sandbox);
-  void gone(const StartRequest& start);
+  void gone(const StartRequest& start, const SandboxId& claimed_for);
   std::vector<HeldSandbox> announce(HostId host, const std::vector<AnnouncedSandbox>& sandboxes);
   void purge(InvokerId invoker);
   void drain(HostId host);

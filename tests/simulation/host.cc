@@ -84,13 +84,18 @@ void Host::check_turn(const StartRequest& start) {
 
 // Claimed for room, and not made after all.
 void Host::give_back(const StartRequest& start) {
-  reserved_.erase(start.id);
+  const auto reserved = reserved_.find(start.id);
+  if (reserved == reserved_.end()) return;
+  const SandboxId claimed_for = reserved->second.id;
+  reserved_.erase(reserved);
+  say_gone(start, claimed_for);
+}
+
+void Host::say_gone(const StartRequest& start, const SandboxId& claimed_for) {
   world_.ask<bool>(
       node_, about("given back", start.id),
-      [this, start] {
-        // Where several hosts share an engine it must not hear this from one that was taken over: a start
-        // that is gone names no claimer, and another may have claimed it since.
-        if (!world_.written_off(id_)) engine_.gone(start);
+      [this, start, claimed_for] {
+        engine_.gone(start, claimed_for);
         return true;
       },
       [](bool) {});
@@ -139,7 +144,7 @@ void Host::make_room(const StartMachine::Next& next) {
         } else if (!draining_ && starts_.claimed(start, world_.now())) {
           reserved_.emplace(start.id, Reserved{start, id});
         } else {
-          give_back(start);
+          say_gone(start, id);
         }
         pump();
       });

@@ -93,6 +93,7 @@ class Host {
   void check_turn(const StartRequest& start);
   void arm_room_timer();
   void give_back(const StartRequest& start);
+  void say_gone(const StartRequest& start, const SandboxId& claimed_for);
   void begin(const StartMachine::Next& next);
   void make_room(const StartMachine::Next& next);
   Held* least_recently_used(const StartMachine::Next& next);

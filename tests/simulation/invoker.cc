@@ -109,6 +109,8 @@ void Invoker::acquire(Invocation& invocation) {
   wanted.ticket = std::max(invocation.machine.ticket(), invocation.ticket);
   wanted.shard = ShardIndex(id_ % 2);
   wanted.previous = invocation.machine.previous();
+  wanted.previous_sandbox = invocation.last_sandbox;
+  wanted.previous_token = invocation.last_token;
   invocation.asked = false;
   world_.ask<AcquireAnswer>(
       node_, about("acquire", waiting, ++invocation.asked_for),
@@ -144,6 +146,8 @@ void Invoker::granted(const Granted& lease) {
     return;                                                                                 // told twice
   if (invocation == nullptr || invocation->lease) return settle(lease, Outcome::reusable);  // given back
   invocation->lease = lease;
+  invocation->last_sandbox = lease.sandbox.id;
+  invocation->last_token = lease.token;
   const InvocationMachine::Step step = invocation->machine.acquired(lease.ticket);
   if (lease.ticket != 0) {
     invocation->ticket = lease.ticket;

@@ -64,6 +64,8 @@ class Invoker {
     Ticket ticket = 0;   // the engine's last word, kept also if no lease ever brought it
     bool asked = false;  // the current attempt is with the engine, by its own word
     std::optional<Granted> lease;
+    SandboxId last_sandbox;  // and token: of the last lease
+    Token last_token = 0;
     bool called = false;
     std::uint32_t asked_for = 0;
   };

@@ -165,7 +165,8 @@ class FAASKIT_EXPORT FunctionQueue {
   absl::Status start_failed(const StartId& start, const SandboxId& sandbox, const absl::Status& why,
                             double jitter, TimePoint now, Effects& effects);
   void gone(const SandboxId& id, TimePoint now, Effects& effects);
-  void gone(const StartId& id, TimePoint now, Effects& effects);
+  // `claimed_for`: host 0: whoever has it; otherwise nothing happens if another has claimed it.
+  void gone(const StartId& id, const SandboxId& claimed_for, TimePoint now, Effects& effects);
 
   // `sandboxes`: those of this function on `host`. One of a claimed start is that start until it is
   // offered or has failed; one that is gone is nothing. Answers with what the engine held before.

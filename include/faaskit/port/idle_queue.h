@@ -71,6 +71,10 @@ struct AcquireParams {
   Ticket ticket = 0;
   // What becomes of a lease of an earlier attempt, should the engine still know one.
   Outcome previous = Outcome::reusable;
+  // The lease that `previous` is said of. Another one of an earlier attempt went to a late duplicate and was
+  // never used: it is put back. Token 0: there was none.
+  SandboxId previous_sandbox{};
+  Token previous_token = 0;
   // Smaller is served first.
   std::int32_t priority = 0;
   ShardIndex shard = 0;
@@ -125,7 +129,9 @@ struct StartFailedParams {
   SandboxId sandbox{};
   absl::Status why{};
 };
-// One of the two: a sandbox that was reaped, or a start that will never be made.
+// A sandbox that was reaped; or, with `start`, a start that will never be made: as `sandbox`, for which it
+// was claimed. A start that another has claimed since is left alone; without a sandbox it goes, whoever has
+// it.
 struct GoneParams {
   FunctionHandle function{};
   SandboxId sandbox{};

@@ -554,13 +554,16 @@ inline void restarting(QueueStage& stage) {
   }
   SECTION("a newer attempt disposes of the lease of an older one as it says") {
     const Outcome previous = GENERATE(Outcome::reusable, Outcome::refused);
+    const bool of_another = GENERATE(false, true);  // what it says is said of another lease
     Lease lost = stage.lease(stage.acquire(stage.call(1)));
     AcquireParams restart = stage.call(1);
     restart.attempt = 2;
     restart.previous = previous;
+    restart.previous_sandbox = stage.sandbox(of_another ? 9 : 1);
+    restart.previous_token = lost.token();
     auto again = stage.acquire(restart);
     stage.settle_down();
-    if (previous == Outcome::reusable) {
+    if (previous == Outcome::reusable || of_another) {
       Lease lease = stage.lease(again);
       CHECK(lease.token() > lost.token());
       std::move(lost).retire();  // it has ended
