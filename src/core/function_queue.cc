@@ -213,6 +213,8 @@ absl::Status FunctionQueue::define(const FunctionConfig& config, TimePoint now, 
   life_ = Life::live;
   if (redeploy) {
     forgive_failures();
+    deaths_in_a_row_ = 0;
+    provision_after_ = TimePoint::min();
     // Starts that no host has claimed are forgotten: a claim for one now fails. Claimed ones are
     // retired when they are offered.
     absl::erase_if(tables_->starts, [&](const auto& entry) {
@@ -235,6 +237,8 @@ absl::Status FunctionQueue::remove(std::optional<Version> up_to, Effects& effect
   if (life_ == Life::removed || config_.version > ended_) return absl::OkStatus();
   life_ = Life::removed;
   forgive_failures();
+  deaths_in_a_row_ = 0;
+  provision_after_ = TimePoint::min();
   carry_again_ = TimePoint::max();
   steals_.clear();
   answer_all(nobody_home(), effects);
@@ -410,6 +414,7 @@ absl::Status FunctionQueue::offer(const Offer& offer, TimePoint now, Effects& ef
     }
     // Trust the start's version, not the offer's.
     auto record = std::make_unique<Record>();
+    record->deaths_before = deaths_unused_;
     record->sandbox = offer.sandbox;
     record->sandbox.version = start->second.version;
     record->generation = offer.generation;
@@ -530,6 +535,7 @@ void FunctionQueue::bury(const SandboxId& id) {
 }
 
 void FunctionQueue::gone(const SandboxId& id, TimePoint now, Effects& effects) {
+  note_death(id, now);
   bury(id);
   // It may have died between its claim and its offer.
   absl::erase_if(tables_->starts, [&](const auto& entry) { return entry.second.claimed_by == id; });

@@ -40,6 +40,7 @@ std::vector<HeldSandbox> FunctionQueue::announce(HostId host, const std::vector<
     // Said before it was reaped, heard after: inserted, it would be granted though it is no more.
     if (std::find(gone_.begin(), gone_.end(), said.sandbox.id) != gone_.end()) continue;
     auto record = std::make_unique<Record>();
+    record->deaths_before = deaths_unused_;
     record->sandbox = said.sandbox;
     record->generation = said.generation;
     record->token = said.highest_token;

@@ -48,12 +48,13 @@ bool FunctionQueue::at_cap() const {
 void FunctionQueue::evaluate(TimePoint now, Effects& effects) {
   trim_steals();
   if (life_ != Life::live) return;
+  if (now >= provision_after_) provision_after_ = TimePoint::min();
   if (now >= backoff_until_) {
     backoff_until_ = TimePoint::min();
     if (breaker_ == Breaker::open) breaker_ = Breaker::half_open;
     // Who waits comes first.
     cover_waiters(effects);
-    cover_provisioned(effects);
+    if (provision_after_ == TimePoint::min()) cover_provisioned(effects);
   } else if (breaker_ == Breaker::open && waiting_ > 0 && uncovered()) {
     answer_all(crash_loop(now), effects);
   }
@@ -139,10 +140,13 @@ void FunctionQueue::send_again(Effects& effects) {
 }
 
 FunctionQueue::TimePoint FunctionQueue::next_event() const {
-  if (backoff_until_ == TimePoint::min() || (tables_->line.empty() && !below_provisioned())) {
-    return carry_again_;
-  }
-  return std::min(backoff_until_, carry_again_);
+  if (backoff_until_ == TimePoint::min() && provision_after_ == TimePoint::min()) return carry_again_;
+  const bool missing = below_provisioned();
+  TimePoint next = carry_again_;
+  if (backoff_until_ != TimePoint::min() && (missing || !tables_->line.empty()))
+    next = std::min(next, backoff_until_);
+  if (provision_after_ != TimePoint::min() && missing) next = std::min(next, provision_after_);
+  return next;
 }
 
 bool FunctionQueue::surplus_starts() const {
@@ -228,6 +232,27 @@ void FunctionQueue::note_failure(const absl::Status& why, double jitter, TimePoi
         {oldest, absl::UnavailableError(absl::StrFormat("%s: %d starts in a row failed; the last: %s", name_,
                                                         consecutive_failures_, why.ToString()))});
   }
+}
+
+// Its start succeeded, so that neither backoff nor breaker holds back a program that ends right after its
+// hello, and `provisioned` would have it made again and again as fast as it dies.
+void FunctionQueue::note_death(const SandboxId& id, TimePoint now) {
+  auto known = tables_->records.find(id);
+  if (known == tables_->records.end()) return;
+  const Record& record = *known->second;
+  if (record.sandbox.version != config_.version || record.state == SandboxState::retiring) return;
+  if (record.lease != LeaseId{}) {
+    deaths_in_a_row_ = 0;
+    provision_after_ = TimePoint::min();
+    return;
+  }
+  // Of many that die at once the first one counts: the others were made before its death.
+  if (record.deaths_before != deaths_unused_) return;
+  ++deaths_unused_;
+  if (++deaths_in_a_row_ < 2) return;
+  const std::uint32_t doublings = std::min(deaths_in_a_row_ - 2, 20u);
+  provision_after_ = now + std::min<std::chrono::nanoseconds>(config_.retry.backoff * (1u << doublings),
+                                                              config_.retry.max_backoff);
 }
 
 void FunctionQueue::forgive_failures() {

@@ -705,6 +705,57 @@ TEST_CASE("transcript: the breaker holds back what is provisioned, which half-op
   CHECK(f.make(4, 4) == "OK OK; start 5 v1");
 }
 
+// If it failed: a program that ends right after its hello is started for ever, as fast as it dies.
+TEST_CASE(
+    "transcript: what is provisioned and dies unused is made again at once, then with a pause that grows",
+    "[core]") {
+  FunctionConfig config = caps(4);
+  config.provisioned = 1;
+  config.retry.backoff = milliseconds(10);
+  config.retry.max_backoff = milliseconds(20);
+  Script f(config);
+  CHECK(f.make(1, 1) == "OK OK");
+  CHECK(f.gone(1) == "gone; start 2 v1");  // at once
+  CHECK(f.make(2, 2) == "OK OK");
+  CHECK(f.gone(2) == "gone");
+  CHECK(f.queue.next_event() == f.now + milliseconds(10));
+  CHECK(f.acquire(1) == "queued #1; start 3 v1");  // who waits does not wait for that
+  CHECK(f.cancel(1) == "out of line");
+  CHECK(f.pass(milliseconds(10)) == "passed");  // and that start is the one
+  CHECK(f.queue.next_event() > f.now);
+  CHECK(f.make(3, 3) == "OK OK");
+  CHECK(f.gone(3) == "gone");
+  CHECK(f.pass(milliseconds(19)) == "passed");
+  CHECK(f.pass(milliseconds(1)) == "passed; start 4 v1");
+  CHECK(f.make(4, 4) == "OK OK");
+  CHECK(f.gone(4) == "gone");
+  CHECK(f.pass(milliseconds(20)) == "passed; start 5 v1");  // it grows no more
+  SECTION("one that has served: counted from the beginning") {
+    CHECK(f.make(5, 5) == "OK OK");
+    CHECK(f.acquire(2) == "leased sb5 warm");
+    CHECK(f.gone(5) == "gone; start 6 v1");
+    CHECK(f.make(6, 6) == "OK OK");
+    CHECK(f.gone(6) == "gone; start 7 v1");
+  }
+  SECTION("many that die at once are one") {
+    config.provisioned = 3;
+    CHECK(f.define(config).starts_with("OK; start"));
+    for (std::uint64_t i = 5; i <= 7; ++i) CHECK(f.make(i, i).starts_with("OK OK"));
+    CHECK(f.acquire(2) == "leased sb7 warm");
+    CHECK(f.gone(7) == "gone; start 8 v1");
+    CHECK(f.make(8, 8) == "OK OK");
+    CHECK(f.gone(5) == "gone; start 9 v1");
+    CHECK(f.gone(6) == "gone; start 10 v1");
+    CHECK(f.gone(8) == "gone; start 11 v1");
+  }
+  SECTION("after a redeploy, too") {
+    CHECK(f.make(5, 5) == "OK OK");
+    CHECK(f.gone(5) == "gone");
+    config.version = 2;
+    CHECK(f.define(config) == "OK; start 6 v2");
+  }
+}
+
 TEST_CASE("transcript: a redeploy closes the breaker, new rules do not, a removal forgets it", "[core]") {
   FunctionConfig config = fragile();
   Script f(config);

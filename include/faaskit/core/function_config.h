@@ -66,7 +66,8 @@ struct FunctionConfig {
   StartRetry retry{};
   // Provisioned concurrency: so many sandboxes are kept, live and starting together, whether anybody calls
   // or not. At most max_sandboxes. Starts for it are admitted without a waiter, within max_starts, and after
-  // failures with the backoff and the breaker of `retry`, for ever.
+  // failures with the backoff and the breaker of `retry`, for ever. With that backoff, too, where sandboxes
+  // die before they have served anybody, from the second death in a row on.
   std::uint32_t provisioned = 0;
 };
 

@@ -75,6 +75,7 @@ class FAASKIT_EXPORT FunctionQueue {
     LeaseId lease;      // meaningful while leased or disputed
     Ticket ticket = 0;  // of the waiter it was granted to
     std::uint64_t generation = 0;
+    std::uint32_t deaths_before = 0;  // of those that had never served, when this one came
   };
 
   struct Grant {
@@ -188,6 +189,7 @@ class FAASKIT_EXPORT FunctionQueue {
   void evaluate(TimePoint now, Effects& effects);
   // When time alone will change something; TimePoint::max() if never. It may come early, never late.
   //   the end of a backoff, or of the time that the breaker is open, where a start is wanted
+  //   the end of the pause before what is provisioned and dies unused is made again
   //   starts that `provisioned` wants are unclaimed, and no waiter is there to have them carried again
   TimePoint next_event() const;
 
@@ -251,6 +253,7 @@ class FAASKIT_EXPORT FunctionQueue {
   void answer_all(const absl::Status& why, Effects& effects);
   bool at_cap() const;
   bool below_provisioned() const;
+  void note_death(const SandboxId& id, TimePoint now);
   bool carried_for_nobody() const;
   void admit(Effects& effects);
   void cover_waiters(Effects& effects);
@@ -289,6 +292,11 @@ class FAASKIT_EXPORT FunctionQueue {
   absl::Status last_start_error_;  // of those failures
   // No start is admitted before; the breaker is open until then.
   TimePoint backoff_until_ = TimePoint::min();
+  // Deaths of sandboxes that were idle and had never served: in all; of those, in a row, each made after the
+  // last; and until when `provisioned` waits for it.
+  std::uint32_t deaths_unused_ = 0;
+  std::uint32_t deaths_in_a_row_ = 0;
+  TimePoint provision_after_ = TimePoint::min();
   TimePoint carry_again_ = TimePoint::max();
   Version ended_ = 0;  // the largest version that was removed
   std::uint64_t disputed_ = 0;
