@@ -49,6 +49,7 @@ void StartMachine::erase(Lines::iterator line, std::deque<Queued>::iterator star
   line->second.starts.erase(start);
   if (!line->second.starts.empty()) return;
   release(line->second);
+  evict_blocked_.erase(line->first);  // nobody asks for it any more
   lines_.erase(line);
 }
 
@@ -204,7 +205,9 @@ void StartMachine::give_up_waiting(TimePoint now) {
       given_up_.push_back(std::move(starts.front().start));
       starts.pop_front();
     }
-    if (starts.empty()) lines_.erase(current);
+    if (!starts.empty()) continue;
+    evict_blocked_.erase(current->first);  // nobody asks for it any more
+    lines_.erase(current);
   }
 }
 

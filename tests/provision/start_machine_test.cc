@@ -248,6 +248,7 @@ TEST_CASE("what is claimed and finds no room is given up in time, and stands bef
   CHECK(machine.given_up().empty());
   CHECK(machine.next(kStart + milliseconds(1000)).kind == Kind::nothing);
   REQUIRE(machine.given_up().size() == 1);
+  CHECK_FALSE(machine.wants_eviction());  // whoever becomes idle has nobody to tell
   CHECK(machine.queued() == 0);
   CHECK(machine.next_event() == TimePoint::max());
 }
