@@ -15,6 +15,8 @@ class LazyInit {
  public:
   static constexpr std::int64_t kFirstCalls = 3;
   static constexpr std::int64_t kSteadyCalls = 20;
+  // More of them change nothing, and the counters are shared by all shards.
+  static constexpr std::int64_t kEnoughCalls = 1000;
   static constexpr double kRatio = 5;
   // Cold caches alone make a function of microseconds take many times as long at first.
   static constexpr std::chrono::milliseconds kFloor{5};
@@ -28,6 +30,7 @@ class LazyInit {
   std::optional<Finding> note(std::uint64_t use, std::chrono::nanoseconds run) {
     if (told_.load(std::memory_order_relaxed)) return std::nullopt;
     Mean& mean = use == 1 ? first_ : steady_;
+    if (mean.count.load(std::memory_order_relaxed) >= kEnoughCalls) return std::nullopt;
     mean.sum.fetch_add(run.count(), std::memory_order_relaxed);
     mean.count.fetch_add(1, std::memory_order_relaxed);
     const std::int64_t first_calls = first_.count.load(std::memory_order_relaxed);
@@ -44,7 +47,7 @@ class LazyInit {
   }
 
  private:
-  struct Mean {
+  struct alignas(64) Mean {
     std::atomic<std::int64_t> sum{0};
     std::atomic<std::int64_t> count{0};
   };
