@@ -29,7 +29,7 @@ std::string environment(const char* name) {
 // Past the handlers of sanitizers, which would make an exit status of it.
 [[noreturn]] __attribute__((no_sanitize("undefined"))) void fault() {
   std::signal(SIGSEGV, SIG_DFL);
-  int* volatile nowhere = nullptr;
+  volatile int* volatile nowhere = nullptr;
   *nowhere = 1;
   std::_Exit(99);
 }
