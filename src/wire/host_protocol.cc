@@ -31,8 +31,9 @@ std::uint64_t microseconds(std::chrono::microseconds value) {
 }
 
 std::chrono::microseconds claimed(std::uint64_t microseconds) {
+  // Whoever compares it with what was measured counts in nanoseconds.
   return std::chrono::microseconds(
-      static_cast<std::int64_t>(std::min<std::uint64_t>(microseconds, INT64_MAX)));
+      static_cast<std::int64_t>(std::min<std::uint64_t>(microseconds, INT64_MAX / 1000)));
 }
 
 std::size_t bytes_of(const Metadata& metadata) {

@@ -71,6 +71,21 @@ struct InCall {
 
 }  // namespace
 
+// If it failed: what a sandbox claims would overflow where it is compared with what was measured.
+TEST_CASE("three hundred years may be claimed, and no time that nanoseconds cannot hold", "[wire]") {
+  HostProtocol protocol({});
+  pb::Hello message;
+  message.set_min_version(1);
+  message.set_max_version(1);
+  message.set_runtime_us(~std::uint64_t{0});
+  message.set_init_us(INT64_MAX);
+  REQUIRE(feed(protocol, frame_of(FrameType::hello, 0, message)) == Event::hello);
+  constexpr auto kMost =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::nanoseconds::max());
+  CHECK(protocol.hello().runtime_time == kMost);
+  CHECK(protocol.hello().init_time == kMost);
+}
+
 TEST_CASE("hello, a call, its answer, and the next call", "[wire]") {
   HostProtocol protocol({});
   CHECK(protocol.position() == "before its hello");
