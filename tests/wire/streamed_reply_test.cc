@@ -75,7 +75,8 @@ struct Streamed {
     while (true) {
       const Event event = protocol.receive(bytes);
       switch (event) {
-        case Event::hello: break;
+        case Event::hello:
+        case Event::pong: break;
         case Event::head:
           CHECK(++heads == 1);
           CHECK(parts.empty());
@@ -132,7 +133,8 @@ TEST_CASE("a call says what travels beside its payload, and that its reply is st
   std::span<const std::byte> input = first;
   REQUIRE(protocol.receive(input) == Event::hello);
   CHECK(protocol.hello().runtime_time == std::chrono::microseconds(1500));
-  CHECK(protocol.hello().init_time == std::chrono::microseconds(INT64_MAX / 1000));  // a claim, and no overflow
+  CHECK(protocol.hello().init_time ==
+        std::chrono::microseconds(INT64_MAX / 1000));  // a claim, and no overflow
   ChannelCall call;
   call.metadata = {{":method", "GET"}, {"accept", "a"}, {"accept", "b"}};
   call.stream = std::make_shared<NoStream>();
