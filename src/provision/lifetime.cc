@@ -35,7 +35,7 @@ SandboxRules sandbox_rules(const Lifetime& lifetime, SandboxMachine::TimePoint c
     const std::chrono::duration<double, std::milli> age = *lifetime.max_age;
     rules.ends_at = after(claimed_at, age * (1 - 0.1 * jitter));
   }
-  if (lifetime.max_uses) rules.max_uses = *lifetime.max_uses;
+  rules.max_uses = lifetime.max_uses;
   // What nobody lives to see is never; in nanoseconds it would wrap.
   if (lifetime.ping_after && *lifetime.ping_after < kLifetimes) rules.ping_after = lifetime.ping_after;
   return rules;
