@@ -5,10 +5,14 @@
 
 #include <cstdio>
 
+#include "guardian.h"
+
 #include "machine.h"
 
 namespace faaskit::cgroup {
 namespace {
+
+using testing::guardian_of;
 
 struct DoomedHost {
   DoomedHost(const RuntimeDir& dir, const std::string& instance, const std::string& choice)
@@ -62,19 +66,6 @@ struct DoomedHost {
   pid_t pid = -1;
   std::vector<pid_t> children;
 };
-
-pid_t guardian_of(pid_t host) {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string stat = text_of(entry.path().string() + "/stat");
-    if (stat.find("(faaskit-guard) ") == std::string::npos) continue;
-    std::istringstream rest(stat.substr(stat.rfind(')') + 1));
-    std::string state;
-    pid_t parent = 0;
-    rest >> state >> parent;
-    if (parent == host) return static_cast<pid_t>(std::stol(stat));
-  }
-  return -1;
-}
 
 void check_guardian(const std::string& choice) {
   need(choice == "v1" ? Choice::cgroup_v1 : Choice::cgroup_v2);

@@ -18,6 +18,7 @@
 
 #include "catch.hpp"
 #include "faaskit/cgroup/freezer.h"
+#include "guardian.h"
 #include "spawner/spawn.h"
 
 namespace faaskit::cgroup {
@@ -33,12 +34,7 @@ inline bool eventually(auto condition, std::chrono::milliseconds within = 2s) {
   return true;
 }
 
-inline std::string text_of(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream out;
-  out << file.rdbuf();
-  return out.str();
-}
+using testing::text_of;
 
 // A runtime directory of the test's own, so that tests neither meet each other nor a real host.
 class RuntimeDir {

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "faaskit/cgroup/layout.h"
+#include "guardian.h"
 #include "local/stage.h"
 
 using namespace faaskit;
@@ -14,30 +15,10 @@ using namespace faaskit::testing;
 
 namespace {
 
-std::string text_of(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream out;
-  out << file.rdbuf();
-  return out.str();
-}
-
 // A zombie that nobody has fetched yet is as good as gone.
 bool runs(pid_t pid) {
   const std::string stat = text_of("/proc/" + std::to_string(pid) + "/stat");
   return !stat.empty() && stat.find(") Z ") == std::string::npos;
-}
-
-pid_t guardian_of(pid_t host) {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string stat = text_of(entry.path().string() + "/stat");
-    if (stat.find("(faaskit-guard) ") == std::string::npos) continue;
-    std::istringstream rest(stat.substr(stat.rfind(')') + 1));
-    std::string state;
-    pid_t parent = 0;
-    rest >> state >> parent;
-    if (parent == host) return static_cast<pid_t>(std::stol(stat));
-  }
-  return -1;
 }
 
 struct Doomed {
